@@ -1,0 +1,1 @@
+"""Configuration files to frozen values; every error with file, line and column."""

@@ -1,0 +1,1 @@
+"""Pure state machines: advance(state, event) -> (state, commands)."""

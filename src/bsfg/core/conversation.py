@@ -1,0 +1,159 @@
+"""What a link is told and what it orders: events say what happened, commands what is to be done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bsfg.core.link_state import LinkSettings
+from bsfg.errors import BsfgError
+from bsfg.model.cursor import Cursor, Fence, LinkRecord, LocalPosition
+from bsfg.model.fact import Fact
+from bsfg.model.page import FetchRequest, Page
+
+# Events: what happened.
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    ticket: int
+    position: LocalPosition
+
+
+@dataclass(frozen=True, slots=True)
+class PageFetched:
+    ticket: int
+    page: Page
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSaved:
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    ticket: int
+    fence: Fence
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """The outstanding step failed; ``chance`` is random in [0, 1), ``now`` the wall clock in nanoseconds."""
+
+    ticket: int
+    error: BsfgError
+    chance: float
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """Look now rather than later; by an operator also for a link that starts by hand."""
+
+    by_operator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmFailed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionBegan:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionEnded:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigured:
+    settings: LinkSettings
+
+
+Event = (
+    Started
+    | Located
+    | PageFetched
+    | RecordSaved
+    | Appended
+    | StepFailed
+    | Waited
+    | Woken
+    | Confirmed
+    | ConfirmFailed
+    | PartitionBegan
+    | PartitionEnded
+    | Reconfigured
+)
+
+
+# Commands: what is to be done. A step replaces the one before it.
+
+
+@dataclass(frozen=True, slots=True)
+class Locate:
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    ticket: int
+    request: FetchRequest
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRecord:
+    ticket: int
+    record: LinkRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    ticket: int
+    fence: Fence
+    epoch: str
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    ticket: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Beside the steps: tell the peer what is durable here."""
+
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """One line for people, in the words of the contract."""
+
+    event: str
+    message: str
+
+
+Step = Locate | Fetch | SaveRecord | Append | Wait
+Command = Step | Confirm | Announce
+Commands = tuple[Command, ...]

@@ -1,0 +1,1 @@
+"""The running gateway: supervisor, link driver, local API, telemetry."""

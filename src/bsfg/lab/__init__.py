@@ -1,0 +1,1 @@
+"""Two whole zones on one machine, for trying, demonstrating and testing."""

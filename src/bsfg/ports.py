@@ -1,0 +1,120 @@
+"""Everything that the outside provides, each method saying what is durable when it returns.
+
+The sender's half of a zone needs an :class:`ExportedLog` and :class:`Confirmations`; the receiver's half needs an
+:class:`InboundLog` and a :class:`PeerClient`. Adapters live in ``substrates`` and ``transport`` and raise only errors
+of ``bsfg.errors``; the in-memory twin and the real ones pass the same suite in ``tests/contract``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bsfg.model.cursor import (
+    Cursor,
+    Fence,
+    InitMode,
+    LinkName,
+    LinkRecord,
+    LocalPosition,
+)
+from bsfg.model.fact import Fact
+from bsfg.model.names import StreamName, ZoneId
+from bsfg.model.page import FetchRequest, LogDescription, LogSlice, Page, PageLimits
+
+
+class Clock(Protocol):
+    """Time as a parameter, so that tests and the simulator can own it."""
+
+    def now(self) -> int:
+        """Wall-clock nanoseconds since 1970."""
+
+    def monotonic(self) -> float:
+        """Seconds that only grow; for deadlines and ages."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class ExportedLog(Protocol):
+    """The local streams as their readers see them. Nothing here changes a fact."""
+
+    async def describe(self, stream: StreamName) -> LogDescription:
+        """The log now, with its epoch. A new epoch is durable before it is returned.
+
+        Raises ``NOT_FOUND`` for a stream that does not exist, ``SubstrateUnavailable`` when the store is away.
+        """
+
+    async def fact_at(self, stream: StreamName, sequence: int) -> Fact | None:
+        """The fact with exactly this sequence; None if it has expired, was deleted or never was."""
+
+    async def resolve_start(self, stream: StreamName, mode: InitMode, sender_now: int) -> int:
+        """The sequence of the first fact that the mode wants, by stored times; last sequence + 1 if there is none."""
+
+    async def read(self, stream: StreamName, after: int, limits: PageLimits) -> LogSlice:
+        """Facts behind ``after`` in order, at least one if there is one, waiting for the first up to the limit.
+
+        Cancelling a waiting read is safe at any moment.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What a peer told us that it holds durably."""
+
+    epoch: str
+    sequence: int
+    digest: str
+    time: int
+    """When we heard it, nanoseconds since 1970."""
+
+
+class Confirmations(Protocol):
+    """The sender's record of confirms: for backlog, views and agreement after retention, never for resumption."""
+
+    async def load(self, peer: ZoneId, stream: StreamName) -> Confirmed | None: ...
+
+    async def save(self, peer: ZoneId, stream: StreamName, confirmed: Confirmed) -> None:
+        """Durable on return."""
+
+
+class InboundLog(Protocol):
+    """The inbound streams: one for each link and generation, written by this gateway alone."""
+
+    async def provision(self, link: LinkName) -> None:
+        """The link's inbound stream and its consumer exist; what existed is left as it is."""
+
+    async def locate(self, link: LinkName) -> LocalPosition:
+        """Fence and cursor by one read of the stream's end, and the link record beside them."""
+
+    async def append(
+        self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]
+    ) -> Fence:
+        """Append facts in order behind the fence; all are durable on return, and the fence behind them is returned.
+
+        Raises ``Fenced`` if the stream is elsewhere, ``StoreFull`` or ``SubstrateUnavailable`` if nothing of what was
+        not yet acknowledged was stored, ``OutcomeUnknown`` if that can't be said. After any of them a prefix of the
+        facts may be stored: ``locate`` again before anything else.
+        """
+
+    async def save_record(self, link: LinkName, record: LinkRecord) -> None:
+        """The link record is durable on return."""
+
+
+class PeerClient(Protocol):
+    """One peer's gateway over mutual TLS; its identity is verified before a byte is sent (I32).
+
+    Raises ``PeerUnreachable`` when there is no answer, ``PeerRefused`` with the peer's code when it says no,
+    ``BsfgError(IDENTITY_REJECTED)`` when the one who answers is not the peer, ``BsfgError(BAD_ANSWER)`` for an answer
+    that breaks the contract.
+    """
+
+    async def health(self) -> dict[str, Any]: ...
+
+    async def streams(self) -> list[dict[str, Any]]: ...
+
+    async def fetch(self, request: FetchRequest) -> Page:
+        """One page, already held against the request and the limits of the contract."""
+
+    async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
+        """The peer knows that everything up to the cursor's fact is durable here; returns what it has confirmed."""

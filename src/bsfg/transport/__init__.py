@@ -1,0 +1,1 @@
+"""The wire between zones: TLS, identity, pages, client and peer listener."""

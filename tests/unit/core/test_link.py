@@ -1,0 +1,400 @@
+"""Conversations with a link: what it is told, what it orders, and what it then believes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bsfg.core.conversation import (
+    Announce,
+    Append,
+    Appended,
+    Command,
+    Confirm,
+    Confirmed,
+    ConfirmFailed,
+    Event,
+    Fetch,
+    Locate,
+    Located,
+    PageFetched,
+    PartitionBegan,
+    PartitionEnded,
+    RecordSaved,
+    SaveRecord,
+    Started,
+    StepFailed,
+    Wait,
+    Waited,
+    Woken,
+)
+from bsfg.core.link import advance
+from bsfg.core.link_state import Link, LinkSettings, Phase, state_of
+from bsfg.errors import (
+    BsfgError,
+    Code,
+    Fenced,
+    OutcomeUnknown,
+    PeerRefused,
+    PeerUnreachable,
+    StoreFull,
+    SubstrateUnavailable,
+)
+from bsfg.model.cursor import (
+    Cursor,
+    Fence,
+    HaltReason,
+    Init,
+    LinkName,
+    LinkRecord,
+    LinkState,
+    LocalPosition,
+    parse_init_mode,
+)
+from bsfg.model.fact import Fact, digest
+from bsfg.model.names import parse_stream, parse_zone
+from bsfg.model.page import Agreement, Page
+
+NAME = LinkName(parse_zone("enterprise"), parse_stream("facts.operational"))
+SETTINGS = LinkSettings(parse_init_mode("full_backfill"))
+CREATED = "2026-01-01T00:00:00Z"
+
+
+def fact(sequence: int) -> Fact:
+    return Fact(sequence, f"{NAME.stream}.batch", 1_000 + sequence, b"", b'{"n": %d}' % sequence)
+
+
+def page(*sequences: int, start: int = 1, scanned: int | None = None, pending: int = 0, epoch: str = "e1") -> Page:
+    facts = [fact(sequence) for sequence in sequences]
+    through = scanned if scanned is not None else (sequences[-1] if sequences else start - 1)
+    return Page(
+        NAME.stream, epoch, Agreement.EXACT, start, through, through + pending, pending, 9_000, None, facts
+    )
+
+
+class Conversation:
+    """A link that is told events; ``said`` keeps the announcements, ``orders`` the rest of the last answer."""
+
+    def __init__(self, settings: LinkSettings = SETTINGS) -> None:
+        self.link = Link(NAME, settings)
+        self.said: list[str] = []
+        self.confirms: list[int | None] = []
+        self.orders: list[Command] = []
+
+    def tell(self, event: Event) -> Command | None:
+        """Tell it; the step that it orders, if any."""
+        self.link, commands = advance(self.link, event)
+        self.said += [command.message for command in commands if isinstance(command, Announce)]
+        self.confirms += [command.cursor.sequence for command in commands if isinstance(command, Confirm)]
+        self.orders = [command for command in commands if not isinstance(command, Announce | Confirm)]
+        assert len(self.orders) <= 1
+        return self.orders[0] if self.orders else None
+
+    def fails(self, error: BsfgError) -> Command | None:
+        return self.tell(StepFailed(self.link.ticket, error, 0.5, 77))
+
+    def located(self, position: LocalPosition) -> Command | None:
+        return self.tell(Located(self.link.ticket, position))
+
+    def fetched(self, answer: Page) -> Command | None:
+        return self.tell(PageFetched(self.link.ticket, answer))
+
+    def saved(self) -> Command | None:
+        return self.tell(RecordSaved(self.link.ticket))
+
+    def appended(self, local_sequence: int) -> Command | None:
+        return self.tell(Appended(self.link.ticket, Fence(1, CREATED, local_sequence)))
+
+    def state(self) -> LinkState:
+        return state_of(self.link)
+
+
+def empty() -> LocalPosition:
+    return LocalPosition(Fence(1, CREATED, 0), 0, None, None)
+
+
+def at(sequence: int, local: int, record: LinkRecord | None = None, epoch: str = "e1") -> LocalPosition:
+    tip = Cursor(epoch, sequence, digest(fact(sequence)), sequence)
+    return LocalPosition(Fence(1, CREATED, local), local, tip, record)
+
+
+def level_at(sequence: int) -> Conversation:
+    """A link that is level behind this sequence and asks for what comes next."""
+    talk = Conversation()
+    talk.tell(Started())
+    talk.located(at(sequence, sequence))
+    talk.fetched(page(start=sequence + 1))
+    assert talk.state() is LinkState.LEVEL
+    return talk
+
+
+def test_a_new_link_resolves_its_start_and_saves_it_before_the_first_append() -> None:
+    talk = Conversation()
+    assert isinstance(talk.tell(Started()), Locate)
+    fetch = talk.located(empty())
+    assert isinstance(fetch, Fetch) and fetch.request.start == SETTINGS.init_mode and fetch.request.after is None
+    save = talk.fetched(page(5, 6, start=5))
+    assert isinstance(save, SaveRecord)
+    assert save.record.cursor == Cursor("e1", None, None, 4)
+    assert save.record.init == Init("full_backfill", None, None, "e1", 5, 9_000)
+    append = talk.saved()
+    assert isinstance(append, Append) and [each.sequence for each in append.facts] == [5, 6]
+    assert talk.link.cursor == Cursor("e1", None, None, 4), "the cursor waits for the durable append"
+    assert talk.confirms == []
+    following = talk.appended(2)
+    assert talk.link.cursor == Cursor("e1", 6, digest(fact(6)), 6)
+    assert talk.confirms == [6]
+    assert isinstance(following, Fetch) and following.request.after == talk.link.cursor
+
+
+def test_facts_at_or_below_the_cursor_are_dropped() -> None:
+    talk = level_at(6)
+    append = talk.fetched(page(5, 6, 7, start=5))
+    assert isinstance(append, Append) and [each.sequence for each in append.facts] == [7]
+    assert talk.link.facts_duplicate == 2
+
+
+def test_an_answer_to_an_earlier_ticket_changes_nothing() -> None:
+    talk = level_at(6)
+    late = PageFetched(talk.link.ticket - 1, page(7, start=7))
+    before = talk.link
+    assert talk.tell(late) is None
+    assert talk.link is before
+
+
+@pytest.mark.parametrize("error", [OutcomeUnknown("no ack"), Fenced("wrong last sequence")])
+def test_after_a_doubtful_append_the_stream_is_read_before_anything_else(error: BsfgError) -> None:
+    talk = level_at(6)
+    talk.fetched(page(7, 8, start=7))
+    assert isinstance(talk.fails(error), Locate)
+    assert talk.link.cursor is not None and talk.link.cursor.sequence == 6
+    fetch = talk.located(at(7, 7))
+    assert isinstance(fetch, Fetch) and fetch.request.after is not None
+    assert fetch.request.after.sequence == 7, "what the stream holds decides, not what was sent"
+
+
+def test_a_link_that_is_fenced_again_and_again_slows_down() -> None:
+    talk = level_at(6)
+    talk.fetched(page(7, start=7))
+    talk.fails(Fenced("first"))
+    talk.located(at(6, 6))
+    talk.fetched(page(7, start=7))
+    wait = talk.fails(Fenced("second"))
+    assert isinstance(wait, Wait) and wait.seconds > 0
+
+
+def test_a_full_store_is_named_and_tried_again() -> None:
+    talk = level_at(6)
+    talk.fetched(page(7, start=7))
+    assert isinstance(talk.fails(StoreFull("full")), Wait)
+    assert talk.state() is LinkState.LOCAL_FULL
+    assert isinstance(talk.tell(Waited(talk.link.ticket)), Locate)
+
+
+def test_a_store_that_is_away_is_named() -> None:
+    talk = Conversation()
+    talk.tell(Started())
+    assert isinstance(talk.fails(SubstrateUnavailable("away")), Wait)
+    assert talk.state() is LinkState.LOCAL_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (PeerUnreachable("no route"), LinkState.BACKING_OFF),
+        (PeerRefused(Code.UNAVAILABLE, "store away"), LinkState.BACKING_OFF),
+        (PeerRefused(Code.PARTITIONED, "cut off"), LinkState.PARTITIONED),
+        (PeerRefused(Code.STREAM_DENIED, "no"), LinkState.DENIED),
+        (PeerRefused(Code.PEER_UNKNOWN, "who"), LinkState.DENIED),
+        (BsfgError(Code.IDENTITY_REJECTED, "an impostor"), LinkState.DENIED),
+        (BsfgError(Code.BAD_ANSWER, "garbage"), LinkState.BACKING_OFF),
+    ],
+)
+def test_trouble_with_the_peer_waits_in_a_named_state(error: BsfgError, state: LinkState) -> None:
+    talk = level_at(6)
+    assert isinstance(talk.fails(error), Wait)
+    assert talk.state() is state
+    talk.tell(Waited(talk.link.ticket))
+    talk.located(at(6, 6))
+    talk.fetched(page(start=7))
+    assert talk.state() is LinkState.LEVEL
+
+
+def test_delays_grow_to_the_cap_and_start_over_after_a_page() -> None:
+    talk = level_at(6)
+    delays = []
+    for _ in range(12):
+        wait = talk.fails(PeerUnreachable("no"))
+        assert isinstance(wait, Wait)
+        delays.append(wait.seconds)
+        talk.tell(Waited(talk.link.ticket))
+        talk.located(at(6, 6))
+    assert delays == sorted(delays) and delays[-1] <= SETTINGS.backoff.delay_seconds_max
+    talk.fetched(page(start=7))
+    wait = talk.fails(PeerUnreachable("no"))
+    assert isinstance(wait, Wait) and wait.seconds == delays[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (Code.HISTORY_MISMATCH, HaltReason.DIVERGED),
+        (Code.AHEAD_OF_SOURCE, HaltReason.AHEAD_OF_SOURCE),
+        (Code.INIT_REJECTED, HaltReason.INIT_REJECTED),
+    ],
+)
+def test_histories_that_disagree_halt_the_link(code: Code, reason: HaltReason) -> None:
+    talk = level_at(6)
+    assert talk.fails(PeerRefused(code, "no")) is None
+    assert talk.state() is LinkState.HALTED and talk.link.halt is not None
+    assert talk.link.halt.reason is reason
+    assert talk.tell(Woken(by_operator=True)) is None, "only an operator's decision leads on, not a wake-up"
+
+
+def test_a_page_of_another_epoch_halts_the_link_and_appends_nothing() -> None:
+    talk = level_at(6)
+    assert talk.fetched(page(7, start=7, epoch="e2")) is None
+    assert talk.link.halt is not None and talk.link.halt.reason is HaltReason.DIVERGED
+
+
+def gap(first: int, last: int) -> PeerRefused:
+    return PeerRefused(Code.GAP, "gone", **{"from": first, "to": last})
+
+
+def test_a_gap_halts_by_default() -> None:
+    talk = level_at(6)
+    assert talk.fails(gap(7, 9)) is None
+    assert talk.link.halt is not None and talk.link.halt.reason is HaltReason.GAP
+
+
+def test_a_gap_is_durable_before_the_first_fact_behind_it_where_policy_says_so() -> None:
+    talk = Conversation(replace(SETTINGS, records_gaps=True))
+    talk.tell(Started())
+    talk.located(at(6, 6))
+    save = talk.fails(gap(7, 9))
+    assert isinstance(save, SaveRecord)
+    assert [(each.first, each.last, each.reason) for each in save.record.gaps] == [(7, 9, "retention")]
+    fetch = talk.saved()
+    assert isinstance(fetch, Fetch) and fetch.request.accept_gap == (7, 9)
+    append = talk.fetched(page(10, start=7))
+    assert isinstance(append, Append) and append.facts[0].sequence == 10
+
+
+def test_a_gap_that_does_not_begin_behind_the_cursor_is_not_believed() -> None:
+    talk = Conversation(replace(SETTINGS, records_gaps=True))
+    talk.tell(Started())
+    talk.located(at(6, 6))
+    assert isinstance(talk.fails(gap(5, 9)), Wait)
+    assert talk.link.gaps == ()
+
+
+def test_a_scan_past_the_last_fact_is_saved_once_when_level() -> None:
+    talk = level_at(6)
+    save = talk.fetched(page(start=7, scanned=9))
+    assert isinstance(save, SaveRecord) and save.record.cursor.scanned_through == 9
+    fetch = talk.saved()
+    assert isinstance(fetch, Fetch)
+    assert isinstance(talk.fetched(page(start=10, scanned=9)), Fetch), "what is saved is not saved again"
+
+
+def test_a_level_link_asks_the_peer_to_hold_its_answer_and_a_behind_one_does_not() -> None:
+    talk = Conversation(replace(SETTINGS, limits=replace(SETTINGS.limits, wait_seconds=5.0)))
+    talk.tell(Started())
+    first = talk.located(at(6, 6))
+    assert isinstance(first, Fetch) and first.request.limits.wait_seconds == 0
+    talk.fetched(page(7, start=7, pending=3))
+    behind = talk.appended(7)
+    assert isinstance(behind, Fetch) and behind.request.limits.wait_seconds == 0
+    assert talk.state() is LinkState.CATCHING_UP
+    talk.fetched(page(8, 9, 10, start=8))
+    level = talk.appended(10)
+    assert isinstance(level, Fetch) and level.request.limits.wait_seconds == 5.0
+
+
+def test_waking_only_makes_the_next_look_earlier() -> None:
+    talk = level_at(6)
+    cursor = talk.link.cursor
+    fetch = talk.tell(Woken())
+    assert isinstance(fetch, Fetch) and fetch.request.limits.wait_seconds == 0
+    assert talk.link.cursor == cursor
+    talk.fails(PeerUnreachable("no"))
+    assert isinstance(talk.tell(Woken()), Locate)
+
+
+def test_confirms_go_one_at_a_time_and_the_latest_only() -> None:
+    talk = level_at(6)
+    assert talk.confirms == [6]
+    talk.fetched(page(7, start=7, pending=1))
+    talk.appended(7)
+    talk.fetched(page(8, start=8))
+    talk.appended(8)
+    assert talk.confirms == [6]
+    talk.tell(Confirmed(6))
+    assert talk.confirms == [6, 8]
+    talk.tell(ConfirmFailed())
+    talk.fetched(page(start=9))
+    assert talk.confirms == [6, 8, 8]
+    talk.tell(Confirmed(8))
+    talk.fetched(page(start=9))
+    assert talk.confirms == [6, 8, 8]
+
+
+def test_a_partition_lets_an_append_end_and_asks_for_nothing_new() -> None:
+    talk = level_at(6)
+    talk.fetched(page(7, start=7, pending=2))
+    assert talk.tell(PartitionBegan()) is None
+    assert talk.state() is LinkState.PARTITIONED
+    assert talk.appended(7) is None
+    assert talk.link.phase is Phase.PARTITIONED
+    assert talk.link.cursor is not None and talk.link.cursor.sequence == 7
+    assert isinstance(talk.tell(PartitionEnded()), Locate)
+
+
+def test_a_partition_during_a_long_poll_takes_the_poll_back() -> None:
+    talk = level_at(6)
+    ticket = talk.link.ticket
+    talk.tell(PartitionBegan())
+    assert talk.link.ticket != ticket
+    before = talk.link
+    talk.tell(PageFetched(ticket, page(7, start=7)))
+    assert talk.link is before
+
+
+def test_a_link_that_starts_by_hand_rests_until_an_operator_asks() -> None:
+    talk = Conversation(replace(SETTINGS, starts_on_load=False))
+    talk.tell(Started())
+    assert talk.located(empty()) is None
+    assert talk.state() is LinkState.STARTING
+    assert talk.tell(Woken()) is None
+    assert isinstance(talk.tell(Woken(by_operator=True)), Locate)
+    assert isinstance(talk.located(empty()), Fetch)
+
+
+def test_a_recovery_is_told_in_the_words_and_order_of_the_contract() -> None:
+    talk = level_at(6)
+    talk.said.clear()
+    talk.fails(PeerUnreachable("gone"))
+    talk.tell(Waited(talk.link.ticket))
+    talk.located(at(6, 6))
+    talk.fetched(page(7, 8, start=7, pending=2))
+    assert talk.said == ["cursor comparison: local=6, peer=10", "backfill required: 4 facts", "replay initiated"]
+    talk.appended(8)
+    talk.fetched(page(9, 10, start=9))
+    talk.appended(10)
+    assert talk.said[3:] == ["cursor advanced to 10"]
+
+
+def test_a_recovery_with_nothing_to_do_says_so_too() -> None:
+    talk = level_at(6)
+    talk.said.clear()
+    talk.tell(PartitionBegan())
+    talk.tell(PartitionEnded())
+    talk.located(at(6, 6))
+    talk.fetched(page(start=7))
+    assert talk.said == [
+        "cursor comparison: local=6, peer=6",
+        "backfill required: 0 facts",
+        "replay initiated",
+        "cursor advanced to 6",
+    ]
