@@ -1,0 +1,70 @@
+# Needs python3 3.11 or newer, make and a package index. Everything else is set up here, in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest --quiet
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
+ACCEPTANCE := $(wildcard tests/acceptance/test_*.py)
+
+.PHONY: help install demo setup-tests test check bench lock clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo     set up everything and show two zones exchanging facts, under a minute'
+	@echo 'make test     set up everything and run the tests'
+	@echo 'make install  the program at .venv/bin/bsfg'
+	@echo 'make check    lint, strict types, import rule, systemd unit'
+	@echo 'make bench    BSFG beside native JetStream sources on the same facts'
+	@echo 'make lock     bring the locks in line with pyproject.toml; LOCK_OPTIONS=--upgrade takes newer versions'
+	@echo 'make clean    remove what the other targets made'
+
+install: $(VENV)/.runtime-installed
+
+demo: install
+	$(BIN)/bsfg demo
+
+# The tests that run real zones need the machine for themselves, so they come last and one at a time.
+test: $(VENV)/.development-installed setup-tests
+	$(PYTEST) --numprocesses 2 --dist loadfile --ignore tests/acceptance
+	$(if $(ACCEPTANCE),$(PYTEST) tests/acceptance)
+
+setup-tests:
+	@tools/setup-tests
+
+check: $(VENV)/.development-installed
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	tools/check-unit deploy/systemd/bsfg-controller.service
+
+bench: install
+	$(BIN)/python -u -m bench
+
+lock: $(VENV)/.development-installed
+	$(LOCK) --group build --output-file requirements-build.lock $(LOCK_OPTIONS)
+	$(LOCK) pyproject.toml --output-file requirements.lock $(LOCK_OPTIONS)
+	$(LOCK) pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock $(LOCK_OPTIONS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results.json
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bsfg needs Python 3.11 or newer, not " \
+		+ sys.version.split()[0] + "; name another one: make PYTHON=python3.11 ...")'
+	@echo 'Setting up $(VENV), once'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Nothing is built with tools that the locks don't pin, so they come first and building is not isolated.
+$(VENV)/.runtime-installed: $(VENV)/.created requirements-build.lock requirements.lock pyproject.toml
+	@$(PIP) install --require-hashes --requirement requirements-build.lock
+	@$(PIP) install --require-hashes --no-build-isolation --requirement requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.development-installed: $(VENV)/.runtime-installed requirements-dev.lock
+	@$(PIP) install --require-hashes --no-build-isolation --requirement requirements-dev.lock
+	@touch $@
