@@ -1,0 +1,219 @@
+"""Asking a peer in the contract's words: health, streams, fetch, confirm (contract, section 4; runbook 6.1 to 6.4)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+
+from bsfg.errors import BsfgError, Code, PeerRefused
+from bsfg.model.cursor import Cursor
+from bsfg.model.moment import parse_time
+from bsfg.model.names import StreamName, parse_stream, printable
+from bsfg.model.page import FetchRequest, Page
+from bsfg.ports import Clock
+from bsfg.transport.access import Access
+from bsfg.transport.client_connection import Answer, ClientLimits, PeerConnection, PeerEndpoint, Question
+from bsfg.transport.page_check import bad_answer
+from bsfg.transport.page_codec import (
+    BINARY_TYPE,
+    JSON_GROWTH_MAX,
+    JSON_TYPE,
+    decode,
+    decode_json,
+    frame_bytes_max,
+)
+from bsfg.transport.wire import (
+    CODES_TO_PEERS,
+    EPOCH_PATTERN,
+    PROTOCOL_VERSIONS,
+    SEQUENCE_MAX,
+    confirm_body,
+    fetch_body,
+    strict_json,
+)
+
+STREAMS_BYTES_MAX: Final = 1024 * 1024
+STREAMS_MAX: Final = 1_000
+MESSAGE_LENGTH_MAX: Final = 200
+RETRY_AFTER_SECONDS_MAX: Final = 8
+_SECONDS: Final = re.compile(r"[0-9]{1,6}", re.ASCII)
+_REQUEST_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,64}", re.ASCII)
+
+
+class HttpPeerClient:
+    """The :class:`bsfg.ports.PeerClient` over HTTP; one a peer, for all its links. ``close`` it in the end."""
+
+    def __init__(
+        self, endpoint: PeerEndpoint, access: Access, clock: Clock, limits: ClientLimits | None = None
+    ) -> None:
+        self._endpoint = endpoint
+        self._connection = PeerConnection(endpoint, access, clock, limits)
+
+    async def close(self) -> None:
+        """Nothing of it stays open."""
+        await self._connection.close()
+
+    async def health(self) -> dict[str, Any]:
+        """Who the peer says it is and how it is: ``zone, identity, status, version, protocol, time``.
+
+        Beside the errors of :class:`bsfg.ports.PeerClient`: ``identity_rejected`` if it names another zone or identity.
+        """
+        body = _json(await self._ask(Question(method="GET", path="/health")))
+        shown = _health(body)
+        said, wanted = (shown["zone"], shown["identity"]), (self._endpoint.peer, self._endpoint.rule.identity)
+        if said != wanted:
+            raise BsfgError(
+                Code.IDENTITY_REJECTED,
+                f"peer {wanted[0]} calls itself zone {printable(said[0])} with identity {printable(said[1])},"
+                f" and not {wanted[1]}",
+                hint="zone and identity in its zone.yaml must be id and identity of its entry in peers.yaml",
+                side="us",
+                reason="health_mismatch",
+            )
+        return shown
+
+    async def streams(self) -> list[dict[str, Any]]:
+        """What the peer lets us read, by its own word."""
+        question = Question(method="GET", path="/v1/streams", accepts={JSON_TYPE: STREAMS_BYTES_MAX})
+        rows = _json(await self._ask(question))
+        if not isinstance(rows, list) or len(rows) > STREAMS_MAX:
+            raise bad_answer(f"it is not a list of at most {STREAMS_MAX} streams")
+        return [_stream_row(row) for row in rows]
+
+    async def fetch(self, request: FetchRequest) -> Page:
+        """One page, already held against the request and the limits of the contract."""
+        return (await self.fetch_pages(request, 1))[0]
+
+    async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
+        """See ``ports.PeerClient.pages``."""
+        for page in await self.fetch_pages(request, count):
+            yield page
+
+    async def fetch_pages(self, request: FetchRequest, pages: int) -> list[Page]:
+        """Up to that many pages in one answer, each continuing the one before; all are held against the request."""
+        frame_bytes = frame_bytes_max(request.limits)
+        question = Question(
+            method="POST",
+            path="/v1/fetch",
+            body=fetch_body(request, pages),
+            accepts={BINARY_TYPE: frame_bytes * pages, JSON_TYPE: frame_bytes * JSON_GROWTH_MAX},
+            wait_seconds=request.limits.wait_seconds,
+        )
+        answer = await self._ask(question)
+        if answer.content_type == BINARY_TYPE:
+            return decode(answer.body, request, pages)
+        return [decode_json(answer.body, request)]
+
+    async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
+        """The peer knows that everything up to the cursor's fact is durable here; returns what it has confirmed."""
+        if cursor.sequence is None or cursor.digest is None:
+            raise BsfgError(Code.INVALID_REQUEST, f"stream {stream} has no fact yet that could be confirmed")
+        body = confirm_body(stream, cursor.epoch, cursor.sequence, cursor.digest)
+        fields = _json(await self._ask(Question(method="POST", path="/v1/confirm", body=body)))
+        confirmed = _whole(_fields(fields), "confirmed")
+        if confirmed < cursor.sequence:
+            raise bad_answer(f"it confirms {confirmed}, less than {cursor.sequence}")
+        return confirmed
+
+    async def _ask(self, question: Question) -> Answer:
+        answer = await self._connection.ask(question)
+        if answer.status == 200:
+            return answer
+        raise _refusal(answer, f"peer {self._endpoint.peer} refuses {question.method} {question.path}")
+
+
+def _json(answer: Answer) -> Any:
+    try:
+        return strict_json(answer.body)
+    except ValueError as error:
+        raise bad_answer(f"it is not JSON: {printable(str(error))}") from error
+
+
+def _refusal(answer: Answer, what: str) -> BsfgError:
+    """The peer's own error; ``bad_answer`` if it has none of the contract's shape."""
+    try:
+        fields = _fields(_fields(strict_json(answer.body)).get("error"))
+    except (ValueError, BsfgError):
+        return bad_answer(f"status {answer.status} without the contract's error")
+    label = fields.get("code")
+    code = Code.from_label(label) if isinstance(label, str) else Code.INTERNAL
+    message = f"{what}: {printable(str(fields.get('message', '')), MESSAGE_LENGTH_MAX)}"
+    if code not in CODES_TO_PEERS:
+        code = Code.INTERNAL
+    return PeerRefused(code, message, **_details(fields, answer))
+
+
+def _details(fields: dict[str, Any], answer: Answer) -> dict[str, Any]:
+    """What of a peer's details is understood; the rest is dropped."""
+    details: dict[str, Any] = {"status": answer.status}
+    for name in ("from", "to", "head"):
+        if type(fields.get(name)) is int and 0 <= fields[name] <= SEQUENCE_MAX:
+            details[name] = fields[name]
+    for name, pattern in (("request_id", _REQUEST_ID), ("epoch", EPOCH_PATTERN)):
+        if isinstance(fields.get(name), str) and pattern.fullmatch(fields[name]):
+            details[name] = fields[name]
+    if answer.retry_after is not None and _SECONDS.fullmatch(answer.retry_after):
+        details["retry_after_seconds"] = min(int(answer.retry_after), RETRY_AFTER_SECONDS_MAX)
+    return details
+
+
+def _health(body: Any) -> dict[str, Any]:
+    fields = _fields(body)
+    shown: dict[str, Any] = {name: _text(fields, name) for name in ("zone", "identity", "status", "version")}
+    if shown["status"] not in ("ok", "degraded"):
+        raise bad_answer(f"its status is {printable(shown['status'])}")
+    protocol = fields.get("protocol")
+    if not isinstance(protocol, list) or not set(PROTOCOL_VERSIONS) & {v for v in protocol if type(v) is int}:
+        raise bad_answer(f"it speaks none of the protocol versions {list(PROTOCOL_VERSIONS)}")
+    shown["protocol"] = [version for version in protocol if type(version) is int]
+    shown["time"] = _time(fields, "time")
+    return shown
+
+
+def _stream_row(row: Any) -> dict[str, Any]:
+    fields = _fields(row)
+    try:
+        stream = parse_stream(_text(fields, "stream"))
+    except BsfgError as error:
+        raise bad_answer(error.message) from error
+    epoch = _text(fields, "epoch")
+    if not EPOCH_PATTERN.fullmatch(epoch):
+        raise bad_answer(f"epoch {printable(epoch)} is malformed")
+    return {
+        "stream": stream,
+        "epoch": epoch,
+        "first_sequence": _whole(fields, "first_sequence"),
+        "last_sequence": _whole(fields, "last_sequence"),
+        "first_time": None if fields.get("first_time") is None else _time(fields, "first_time"),
+        "last_time": None if fields.get("last_time") is None else _time(fields, "last_time"),
+    }
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise bad_answer("it is not a JSON object")
+    return value
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or len(value) > MESSAGE_LENGTH_MAX or not value.isprintable():
+        raise bad_answer(f"its {name} is not a line of text")
+    return value
+
+
+def _whole(fields: dict[str, Any], name: str) -> int:
+    value = fields.get(name)
+    if type(value) is not int or not 0 <= value <= SEQUENCE_MAX:
+        raise bad_answer(f"its {name} is not a sequence")
+    return value
+
+
+def _time(fields: dict[str, Any], name: str) -> str:
+    text = _text(fields, name)
+    try:
+        parse_time(text)
+    except ValueError as error:
+        raise bad_answer(f"its {name} is {error}") from error
+    return text

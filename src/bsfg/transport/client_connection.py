@@ -1,0 +1,229 @@
+"""One peer's connections for asking: mutual TLS under the trust in force, every step bounded in time and bytes.
+
+A change of trust or of the peer's standing closes what is open at once and asks again under the new one, so that a
+reload acts on held polls too (I34). Requests are safe to repeat: a fetch changes nothing, a confirm twice is once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from bsfg.errors import BsfgError, PeerUnreachable
+from bsfg.model.identity import IdentityRule
+from bsfg.model.names import ZoneId, printable
+from bsfg.ports import Clock
+from bsfg.transport.access import Access, AccessSnapshot
+from bsfg.transport.client_errors import EXCHANGE_ERRORS, failure
+from bsfg.transport.page_check import bad_answer
+from bsfg.transport.page_codec import JSON_TYPE
+from bsfg.transport.trust import TrustStore, server_name
+
+CONNECTIONS_MAX: Final = 256
+IDLE_SECONDS: Final = 30.0
+"""Shorter than listeners keep a connection, so that a request seldom meets one that is being closed."""
+ERROR_BYTES_MAX: Final = 64 * 1024
+READ_BUFFER_BYTES: Final = 1024 * 1024
+TRUST_CHANGES_MAX: Final = 5
+HEADERS_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class PeerEndpoint:
+    """Whom we dial, and where."""
+
+    peer: ZoneId
+    rule: IdentityRule
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientLimits:
+    """How long each step of one exchange may take."""
+
+    connect_seconds: float = 3.0
+    """Name, TCP and TLS together."""
+    silence_seconds: float = 3.0
+    """Beyond the wait that was asked for."""
+    answer_seconds: float = 30.0
+    """From the first byte of the answer, at the latest, to its last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One request, and what answer to it is taken."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+    accepts: Mapping[str, int] = field(default_factory=lambda: {JSON_TYPE: ERROR_BYTES_MAX})
+    """Media types of the answer, best first, each with the most bytes that are read of it."""
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, whole and of a type that was asked for; nothing of it has been looked at."""
+
+    status: int
+    content_type: str
+    retry_after: str | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    trust: TrustStore
+    session: aiohttp.ClientSession
+
+
+class PeerConnection:
+    """Asks one peer. Safe for concurrent use; ``close`` it in the end."""
+
+    def __init__(
+        self, endpoint: PeerEndpoint, access: Access, clock: Clock, limits: ClientLimits | None = None
+    ) -> None:
+        self._endpoint = endpoint
+        self._access = access
+        self._clock = clock
+        self._limits = limits or ClientLimits()
+        self._server_name = server_name(endpoint.rule)
+        self._pool: _Pool | None = None
+
+    async def ask(self, question: Question) -> Answer:
+        """The peer's answer. Raises as :class:`bsfg.ports.PeerClient` says, and ``peer_unknown`` or ``partitioned``
+        of our own when this peer is not to be dialled now."""
+        for _ in range(TRUST_CHANGES_MAX):
+            snapshot = self._access.current
+            snapshot.demand(self._endpoint.peer, None, self._clock.now())
+            pool = await self._pool_under(snapshot)
+            answer = await self._ask_while_trusted(pool, question)
+            if answer is not None:
+                return answer
+        raise PeerUnreachable(
+            f"peer {self._endpoint.peer} was not asked: the configuration keeps changing", reason="reloading"
+        )
+
+    async def close(self) -> None:
+        """Nothing of it stays open."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.session.close()
+
+    async def _pool_under(self, snapshot: AccessSnapshot) -> _Pool:
+        before = self._pool
+        if before is not None and before.trust is snapshot.trust:
+            return before
+        context = snapshot.trust.client_context(self._endpoint.peer)
+        connector = aiohttp.TCPConnector(ssl=context, limit=CONNECTIONS_MAX, keepalive_timeout=IDLE_SECONDS)
+        session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},
+            skip_auto_headers=("User-Agent",),
+            trust_env=False,
+            auto_decompress=False,
+            read_bufsize=READ_BUFFER_BYTES,
+            max_headers=HEADERS_MAX,
+        )
+        pool = self._pool = _Pool(snapshot.trust, session)
+        if before is not None:
+            await before.session.close()
+        return pool
+
+    async def _ask_while_trusted(self, pool: _Pool, question: Question) -> Answer | None:
+        """The answer; None if trust or the peer's standing changed before it was whole."""
+        asking = asyncio.create_task(self._exchange(pool, question))
+        changing = asyncio.create_task(self._changed(pool))
+        try:
+            await asyncio.wait({asking, changing}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done() or not self._holds(pool, self._access.current):
+                return None
+            return asking.result()
+        finally:
+            asking.cancel()
+            changing.cancel()
+            await asyncio.gather(asking, changing, return_exceptions=True)
+
+    async def _changed(self, pool: _Pool) -> None:
+        snapshot = self._access.current
+        while self._holds(pool, snapshot):
+            snapshot = await self._access.changed_since(snapshot.generation)
+
+    def _holds(self, pool: _Pool, snapshot: AccessSnapshot) -> bool:
+        try:
+            snapshot.demand(self._endpoint.peer, None, self._clock.now())
+        except BsfgError:
+            return False
+        return snapshot.trust is pool.trust
+
+    async def _exchange(self, pool: _Pool, question: Question) -> Answer:
+        silence = question.wait_seconds + self._limits.silence_seconds
+        timeout = aiohttp.ClientTimeout(
+            total=self._limits.connect_seconds + silence + self._limits.answer_seconds,
+            connect=self._limits.connect_seconds,
+            sock_connect=self._limits.connect_seconds,
+            sock_read=silence,
+        )
+        began = self._clock.monotonic()
+        try:
+            async with pool.session.request(
+                question.method,
+                URL.build(
+                    scheme="https", host=self._endpoint.host, port=self._endpoint.port, path=question.path
+                ),
+                data=question.body,
+                headers=_headers(question),
+                allow_redirects=False,
+                server_hostname=self._server_name,
+                timeout=timeout,
+            ) as response:
+                return await _read(response, question)
+        except EXCHANGE_ERRORS as error:
+            waited = self._clock.monotonic() - began
+            raise failure(error, self._endpoint.peer, str(self._endpoint), waited) from error
+
+
+def _headers(question: Question) -> dict[str, str]:
+    headers = {"Accept": ", ".join(question.accepts)}
+    if question.body is not None:
+        headers["Content-Type"] = "application/json"
+    return headers
+
+
+async def _read(response: aiohttp.ClientResponse, question: Question) -> Answer:
+    if 300 <= response.status < 400:
+        raise bad_answer(f"it redirects (status {response.status})")
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        raise bad_answer(f"it is encoded as {printable(encoding)}, which was not asked for")
+    accepts = question.accepts if response.status == 200 else {JSON_TYPE: ERROR_BYTES_MAX}
+    bytes_max = accepts.get(response.content_type)
+    if bytes_max is None:
+        raise bad_answer(
+            f"status {response.status} with an answer of type {printable(response.content_type)}"
+        )
+    body = await _bounded_body(response, bytes_max)
+    return Answer(response.status, response.content_type, response.headers.get("Retry-After"), body)
+
+
+async def _bounded_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    """The whole body; ``bad_answer`` before more than the limit is held."""
+    if (response.content_length or 0) > bytes_max:
+        raise bad_answer(f"it announces {response.content_length} bytes, more than {bytes_max}")
+    parts, length = [], 0
+    async for part in response.content.iter_any():
+        length += len(part)
+        if length > bytes_max:
+            raise bad_answer(f"it is longer than {bytes_max} bytes")
+        parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,81 @@
+"""``/v1/streams``, ``/v1/fetch`` and ``/v1/confirm``: HTTP around the sender's rules (contract, section 4)."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, nullcontext
+from dataclasses import replace
+from typing import Final
+
+from aiohttp import web
+
+from bsfg.model.page import Page
+from bsfg.transport.access import PeerCaller
+from bsfg.transport.answers import BareResponse, json_response
+from bsfg.transport.fetch_service import FetchService
+from bsfg.transport.observer import TransportObserver
+from bsfg.transport.page_codec import BINARY_TYPE, JSON_TYPE, encode, encode_json
+from bsfg.transport.routes import PeerRoute, Quota, read_body
+from bsfg.transport.wire import FetchCall, parse_confirm, parse_fetch
+
+PAGE_WRITE_SECONDS_MAX: Final = 60.0
+"""How long a peer may take to accept one page of several."""
+
+
+class FetchRoutes:
+    """The handlers around one :class:`FetchService`."""
+
+    def __init__(self, service: FetchService, observer: TransportObserver, long_polls_per_peer: int) -> None:
+        self._service = service
+        self._observer = observer
+        self._long_polls = Quota("waiting fetches", long_polls_per_peer)
+
+    def routes(self) -> list[PeerRoute]:
+        return [
+            PeerRoute("GET", "/v1/streams", "streams", self.streams),
+            PeerRoute("POST", "/v1/fetch", "fetch", self.fetch),
+            PeerRoute("POST", "/v1/confirm", "confirm", self.confirm),
+        ]
+
+    async def streams(self, caller: PeerCaller, request: web.Request) -> web.StreamResponse:
+        rows = await self._service.streams(caller)
+        caller.demand(None)
+        return json_response(rows)
+
+    async def fetch(self, caller: PeerCaller, request: web.Request) -> web.StreamResponse:
+        call = parse_fetch(await read_body(request))
+        is_binary = BINARY_TYPE in request.headers.get("Accept", "")
+        if not is_binary:
+            call = replace(call, pages=1)
+        waits = call.request.limits.wait_seconds > 0
+        with self._long_polls.hold(caller.peer) if waits else nullcontext():
+            if call.pages > 1:
+                return await self._send_pages(caller, call, request)
+            page = await self._service.fetch(caller, call.request)
+        if is_binary:
+            return BareResponse(body=encode(page), content_type=BINARY_TYPE)
+        return BareResponse(body=encode_json(page), content_type=JSON_TYPE)
+
+    async def confirm(self, caller: PeerCaller, request: web.Request) -> web.StreamResponse:
+        call = parse_confirm(await read_body(request))
+        confirmed = await self._service.confirm(caller, call)
+        self._observer.confirmed(caller.peer, call.stream, confirmed)
+        return json_response({"confirmed": confirmed})
+
+    async def _send_pages(
+        self, caller: PeerCaller, call: FetchCall, request: web.Request
+    ) -> web.StreamResponse:
+        async with aclosing(self._service.pages(caller, call)) as pages:
+            first = await anext(pages)
+            response = web.StreamResponse(headers={"Content-Type": BINARY_TYPE})
+            await response.prepare(request)
+            await _write(response, first)
+            async for page in pages:
+                await _write(response, page)
+        await response.write_eof()
+        return response
+
+
+async def _write(response: web.StreamResponse, page: Page) -> None:
+    async with asyncio.timeout(PAGE_WRITE_SECONDS_MAX):
+        await response.write(encode(page))

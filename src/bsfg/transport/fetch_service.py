@@ -1,0 +1,249 @@
+"""The sender's rules: what a peer is answered, over ports alone (contract, section 4; design, decisions 4, 5 and 8).
+
+Nothing here knows HTTP. Who asks is a :class:`Caller`; it is asked again whenever the access may have changed, and
+always last before an answer is given, so that no byte leaves on yesterday's permission (I31, I34).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol, TypeVar
+from weakref import WeakValueDictionary
+
+from bsfg.errors import BsfgError, Code, SubstrateUnavailable
+from bsfg.model.cursor import Cursor
+from bsfg.model.fact import digest
+from bsfg.model.moment import format_time
+from bsfg.model.names import StreamName, ZoneId
+from bsfg.model.page import Agreement, FetchRequest, LogDescription, LogSlice, Page, PageLimits
+from bsfg.model.policy import ReadStream
+from bsfg.ports import Clock, Confirmations, Confirmed, ExportedLog
+from bsfg.transport.access import stream_denied
+from bsfg.transport.agreement import (
+    agreement_on,
+    history_mismatch,
+    must_be_same_history,
+    must_follow,
+    must_not_be_ahead,
+)
+from bsfg.transport.wire import ConfirmCall, FetchCall
+
+STORE_SECONDS_MAX: Final = 8.0
+"""How long the local store may take, beyond the wait that was asked for."""
+PAGES_SECONDS_MAX: Final = 30.0
+"""No further page of an answer is begun after this; the receiver asks again."""
+
+_T = TypeVar("_T")
+
+
+class Caller(Protocol):
+    """The peer behind one request, whose permission can end at any moment."""
+
+    @property
+    def peer(self) -> ZoneId: ...
+
+    @property
+    def streams(self) -> frozenset[StreamName]:
+        """The streams that the caller may read now."""
+
+    def demand(self, wish: ReadStream) -> None:
+        """Raises the contract's refusal unless the caller is verified, served and allowed this right now."""
+
+    async def changed(self) -> None:
+        """Returns once the access is no longer the one that the last demand saw."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Agreed:
+    """Where a page may start, and how sure that is."""
+
+    epoch: str
+    agreement: Agreement
+    start_sequence: int
+
+
+class FetchService:
+    """Fetch, confirm and the stream list of one zone; all lasting state is in the ports."""
+
+    def __init__(self, log: ExportedLog, confirmations: Confirmations, clock: Clock) -> None:
+        self._log = log
+        self._confirmations = confirmations
+        self._clock = clock
+        self._confirming: WeakValueDictionary[tuple[ZoneId, StreamName], asyncio.Lock] = WeakValueDictionary()
+
+    async def fetch(self, caller: Caller, request: FetchRequest) -> Page:
+        """One page; raises every refusal of the contract, and ``unavailable`` when the store does not answer."""
+        caller.demand(ReadStream(request.stream))
+        agreed = await self._agree(caller.peer, request)
+        return await self._page(caller, request.stream, agreed, request.limits)
+
+    async def pages(self, caller: Caller, call: FetchCall) -> AsyncGenerator[Page, None]:
+        """Up to that many pages, each continuing the one before; the last may be empty.
+
+        What is refused before the first page is raised. Later a refusal only ends the answer behind the last good
+        page: the next request is told why.
+        """
+        began = self._clock.monotonic()
+        page = await self.fetch(caller, call.request)
+        yield page
+        limits = replace(call.request.limits, wait_seconds=0.0)
+        for _ in range(call.pages - 1):
+            is_late = self._clock.monotonic() - began > PAGES_SECONDS_MAX
+            if not page.facts or not page.pending or is_late:
+                return
+            try:
+                page = await self._next_page(caller, page, limits)
+            except BsfgError:
+                return
+            yield page
+
+    async def confirm(self, caller: Caller, call: ConfirmCall) -> int:
+        """The peer's word is durable on return; returns the highest sequence that it has confirmed of this epoch."""
+        caller.demand(ReadStream(call.stream))
+        lock = self._confirming.setdefault((caller.peer, call.stream), asyncio.Lock())
+        async with lock:
+            description = await self._describe(call.stream)
+            must_be_same_history(call.epoch, description)
+            must_not_be_ahead(call.sequence, description)
+            known = await _in_time(self._confirmations.load(caller.peer, call.stream))
+            if known is not None and known.epoch == call.epoch and call.sequence < known.sequence:
+                return known.sequence
+            await self._must_be_our_fact(call, known)
+            caller.demand(ReadStream(call.stream))
+            confirmed = Confirmed(call.epoch, call.sequence, call.digest, self._clock.now())
+            await _in_time(self._confirmations.save(caller.peer, call.stream, confirmed))
+        return call.sequence
+
+    async def streams(self, caller: Caller) -> list[dict[str, Any]]:
+        """What the caller may read and what of it exists, in the order of names."""
+        rows = []
+        for stream in sorted(caller.streams):
+            with contextlib.suppress(_NotHere):
+                rows.append(_row(await self._describe(stream)))
+        allowed = caller.streams
+        return [row for row in rows if row["stream"] in allowed]
+
+    async def _agree(self, peer: ZoneId, request: FetchRequest) -> _Agreed:
+        description = await self._describe(request.stream)
+        if request.after is None:
+            assert request.start is not None
+            resolving = self._log.resolve_start(request.stream, request.start, self._clock.now())
+            return _Agreed(description.epoch, Agreement.EPOCH, await _in_time(resolving))
+        must_be_same_history(request.after.epoch, description)
+        must_not_be_ahead(request.after.scanned_through, description)
+        agreement = await self._agreement(peer, request.stream, request.after)
+        must_follow(request.after.scanned_through, description, request.accept_gap)
+        return _Agreed(description.epoch, agreement, request.after.scanned_through + 1)
+
+    async def _agreement(self, peer: ZoneId, stream: StreamName, after: Cursor) -> Agreement:
+        if after.sequence is None:
+            return Agreement.EPOCH
+        fact = await _in_time(self._log.fact_at(stream, after.sequence))
+        ours = None if fact is None else digest(fact)
+        known = None if fact else await _in_time(self._confirmations.load(peer, stream))
+        agreement = agreement_on(after, ours, known)
+        if agreement is None:
+            raise history_mismatch(stream, f"the fact at sequence {after.sequence} is another one here")
+        return agreement
+
+    async def _must_be_our_fact(self, call: ConfirmCall, known: Confirmed | None) -> None:
+        """A digest is only kept if it is that of our fact, where we can still tell: later it decides alone."""
+        fact = await _in_time(self._log.fact_at(call.stream, call.sequence))
+        cursor = Cursor(call.epoch, call.sequence, call.digest, call.sequence)
+        if agreement_on(cursor, None if fact is None else digest(fact), known) is None:
+            raise history_mismatch(call.stream, f"the fact at sequence {call.sequence} is another one here")
+
+    async def _next_page(self, caller: Caller, page: Page, limits: PageLimits) -> Page:
+        must_follow(page.scanned_through, await self._describe(page.stream))
+        agreed = _Agreed(page.epoch, Agreement.EXACT, page.scanned_through + 1)
+        return await self._page(caller, page.stream, agreed, limits)
+
+    async def _page(self, caller: Caller, stream: StreamName, agreed: _Agreed, limits: PageLimits) -> Page:
+        seen = await self._read_while_allowed(caller, stream, agreed.start_sequence - 1, limits)
+        # A stream made again while we read would give another history's facts under the agreed epoch.
+        description = await self._describe(stream)
+        must_be_same_history(agreed.epoch, description)
+        caller.demand(ReadStream(stream))
+        return Page(
+            stream=stream,
+            epoch=agreed.epoch,
+            agreement=agreed.agreement,
+            start_sequence=agreed.start_sequence,
+            scanned_through=seen.scanned_through,
+            head=seen.head,
+            pending=seen.pending,
+            sender_time=self._clock.now(),
+            next_time=seen.next_time,
+            facts=seen.facts,
+            pending_bytes=_pending_bytes(seen.pending, description),
+        )
+
+    async def _read_while_allowed(
+        self, caller: Caller, stream: StreamName, after: int, limits: PageLimits
+    ) -> LogSlice:
+        """The read, given up at once when a change of the access takes the permission away (I34)."""
+        reading = asyncio.ensure_future(self._log.read(stream, after, limits))
+        seconds = limits.wait_seconds + STORE_SECONDS_MAX
+        try:
+            return await _in_time(_while_allowed(reading, caller, ReadStream(stream)), seconds)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _describe(self, stream: StreamName) -> LogDescription:
+        try:
+            return await _in_time(self._log.describe(stream))
+        except BsfgError as error:
+            if error.code is Code.NOT_FOUND:
+                raise _NotHere(stream) from error
+            raise
+
+
+class _NotHere(BsfgError):
+    """An allowed stream does not exist; to the peer this is the same as a denied one."""
+
+    def __init__(self, stream: StreamName) -> None:
+        denied = stream_denied(stream)
+        super().__init__(denied.code, denied.message, hint=denied.hint, **denied.details)
+
+
+async def _while_allowed(reading: asyncio.Future[_T], caller: Caller, wish: ReadStream) -> _T:
+    while not reading.done():
+        changing = asyncio.ensure_future(caller.changed())
+        waited_for: set[asyncio.Future[Any]] = {reading, changing}
+        try:
+            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changing.cancel()
+        caller.demand(wish)
+    return await reading
+
+
+async def _in_time(answer: Awaitable[_T], seconds: float = STORE_SECONDS_MAX) -> _T:
+    try:
+        async with asyncio.timeout(seconds):
+            return await answer
+    except TimeoutError as error:
+        raise SubstrateUnavailable(f"the local store did not answer within {seconds:.0f} s") from error
+
+
+def _pending_bytes(pending: int, description: LogDescription) -> int:
+    return pending * description.bytes // max(1, description.messages)
+
+
+def _row(description: LogDescription) -> dict[str, Any]:
+    return {
+        "stream": description.stream,
+        "epoch": description.epoch,
+        "first_sequence": description.first_sequence,
+        "last_sequence": description.last_sequence,
+        "first_time": _time(description.first_time),
+        "last_time": _time(description.last_time),
+    }
+
+
+def _time(nanoseconds: int | None) -> str | None:
+    return None if nanoseconds is None else format_time(nanoseconds)
