@@ -1,0 +1,231 @@
+"""The inbound streams of a zone in JetStream: one for each link and generation, written by this gateway alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bsfg.errors import BsfgError, Code, Fenced, SubstrateUnavailable
+from bsfg.model.cursor import Fence, LinkName, LinkRecord, LocalPosition
+from bsfg.model.fact import Fact
+from bsfg.model.names import (
+    BUCKET_LINKS,
+    ZoneId,
+    inbound_consumer,
+    inbound_physical,
+    inbound_subject,
+    link_key,
+)
+from bsfg.substrates.control import Control
+from bsfg.substrates.inbound_tip import Tip, read_tip
+from bsfg.substrates.jetstream_answers import is_no_message, stored_message
+from bsfg.substrates.nats_connection import NatsConnection
+from bsfg.substrates.nats_stream_api import StoredMessage
+from bsfg.substrates.page_writer import PageWriter, Strategy
+from bsfg.substrates.provisioning import ATOMIC_SINCE, ensure_consumer
+from bsfg.substrates.state_bucket import StateBucket
+from bsfg.substrates.stored_records import decode_link, encode_link
+from bsfg.substrates.stream_configs import inbound_config
+
+READS_MAX: Final = 5
+NAMES_MAX: Final = 1024
+"""Names in one answer of STREAM.NAMES; a link has a handful of generations."""
+
+Report = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class _Writer:
+    """The writer of one link's generation, and how many appends it has under way."""
+
+    writer: PageWriter
+    generation: int
+    in_flight: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class JetStreamInboundLog:
+    """``ports.InboundLog`` over JetStream. Appends run over a connection for each link, all else over ``control``.
+
+    ``report`` is told of link records that can't be read; they count as not there (I8).
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        connect: Callable[[], Awaitable[NatsConnection]],
+        zone: ZoneId,
+        *,
+        replicas: int,
+        report: Report,
+        strategy: Strategy = Strategy.ATOMIC,
+    ) -> None:
+        self._control = control
+        self._connect = connect
+        self._zone = zone
+        self._replicas = replicas
+        self._report = report
+        self._strategy = strategy
+        self._records = StateBucket(control, BUCKET_LINKS, replicas=replicas)
+        self._writers: dict[LinkName, _Writer] = {}
+
+    def close(self) -> None:
+        """Close the writers' connections; appends under way end with an error."""
+        for held in self._writers.values():
+            held.writer.close()
+        self._writers.clear()
+
+    async def provision(self, link: LinkName) -> None:
+        """See ``ports.InboundLog.provision``."""
+        record = await self._record(link)
+        generations = await self._generations(link)
+        generation = _choose(record, generations)
+        if generation is None:
+            generation = record.generation if record else 1
+            config = inbound_config(
+                link,
+                self._zone,
+                generation,
+                self._replicas,
+                atomic=self._control.is_at_least(*ATOMIC_SINCE),
+            )
+            await self._control.api(f"STREAM.CREATE.{config['name']}", config)
+        name = inbound_physical(link.peer, link.stream, generation)
+        await ensure_consumer(self._control, name, inbound_consumer(link.peer, self._zone))
+
+    async def locate(self, link: LinkName) -> LocalPosition:
+        """See ``ports.InboundLog.locate``; ``NOT_FOUND`` where the link has no inbound stream."""
+        record = await self._record(link)
+        generation = _choose(record, await self._generations(link))
+        if generation is None:
+            raise BsfgError(
+                Code.NOT_FOUND, f"link {link}: it has no inbound stream", hint="it is made when the link starts"
+            )
+        name = inbound_physical(link.peer, link.stream, generation)
+        found, last = await self._end(name)
+        tip = read_tip(last, link, generation) if last is not None else Tip()
+        return LocalPosition(
+            fence=Fence(generation, found["created"], found["state"]["last_seq"]),
+            messages=found["state"]["messages"],
+            tip=tip.cursor,
+            record=record,
+            foreign=tip.foreign,
+        )
+
+    async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:
+        """See ``ports.InboundLog.append``. Several appends of one link may be under way, each behind the other.
+
+        The server holds the last sequence against the fence; that the stream is the very one that the fence was read
+        from is asked whenever no append is under way, for a stream made again may stand at the same sequence.
+        """
+        held = self._writer(link, fence.generation)
+        async with held.turn:
+            if held.in_flight == 0:
+                await self._check_created(link, fence)
+            held.in_flight += 1
+        try:
+            return await held.writer.append(
+                fence,
+                inbound_subject(link.peer, link.stream, fence.generation),
+                link.peer,
+                link.stream,
+                epoch,
+                facts,
+            )
+        finally:
+            held.in_flight -= 1
+
+    async def save_record(self, link: LinkName, record: LinkRecord) -> None:
+        """See ``ports.InboundLog.save_record``."""
+        await self._records.put(link_key(link.peer, link.stream), encode_link(record))
+
+    def _writer(self, link: LinkName, generation: int) -> _Writer:
+        held = self._writers.get(link)
+        if held is not None and held.generation != generation:
+            held.writer.close()
+            held = None
+        if held is None:
+            name = inbound_physical(link.peer, link.stream, generation)
+            held = self._writers[link] = _Writer(
+                PageWriter(self._connect, name, self._strategy), generation
+            )
+        return held
+
+    async def _check_created(self, link: LinkName, fence: Fence) -> None:
+        name = inbound_physical(link.peer, link.stream, fence.generation)
+        try:
+            created = (await self._control.api(f"STREAM.INFO.{name}"))["created"]
+        except BsfgError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            created = None
+        if created != fence.created:
+            now = f"was created {created}" if created else "is gone"
+            raise Fenced(f"append to {name}: it should be the stream of {fence.created}, and {now}")
+
+    async def _end(self, name: str) -> tuple[dict[str, Any], StoredMessage | None]:
+        """The stream's state, and the last message that it holds in just this state."""
+        before: tuple[object, ...] | None = None
+        for _ in range(READS_MAX):
+            found = await self._control.api(f"STREAM.INFO.{name}")
+            state = found["state"]
+            if not state["messages"]:
+                return found, None
+            last = await self._message(name, {"seq": state["last_seq"]})
+            if last is not None:
+                return found, last
+            # The last message is gone: deleted on its own, if nothing has changed since the read before this one.
+            now = (found["created"], state["first_seq"], state["last_seq"], state["messages"])
+            if now == before:
+                last = await self._last_held(found["config"])
+                if last is not None and last.sequence <= state["last_seq"]:
+                    return found, last
+            before = now
+        raise SubstrateUnavailable(
+            f"stream {name}: it changes while its end is read", hint="does something else write to or purge it?"
+        )
+
+    async def _last_held(self, config: dict[str, Any]) -> StoredMessage | None:
+        """The last message that is held, by subject: asked for ``>``, the server finds none if the last is deleted."""
+        messages = [
+            await self._message(config["name"], {"last_by_subj": subject}) for subject in config["subjects"]
+        ]
+        return max((found for found in messages if found), key=lambda found: found.sequence, default=None)
+
+    async def _message(self, name: str, which: dict[str, Any]) -> StoredMessage | None:
+        try:
+            answer = await self._control.api(f"STREAM.MSG.GET.{name}", which)
+        except BsfgError as error:
+            if is_no_message(error):
+                return None
+            raise
+        return stored_message(answer["message"])
+
+    async def _record(self, link: LinkName) -> LinkRecord | None:
+        value = await self._records.get(link_key(link.peer, link.stream))
+        if value is None:
+            return None
+        try:
+            return decode_link(value)
+        except ValueError as error:
+            self._report(f"link record of {link} in {BUCKET_LINKS} can't be read: {error}")
+            return None
+
+    async def _generations(self, link: LinkName) -> list[int]:
+        """The generations of the link that exist, in order."""
+        prefix = inbound_physical(link.peer, link.stream, 0)[:-1]
+        answer = await self._control.api("STREAM.NAMES", {"subject": f"in.{link.peer}.{link.stream}.>"})
+        names = answer.get("streams") or []
+        if answer.get("total", 0) > NAMES_MAX:
+            raise SubstrateUnavailable(f"link {link}: {answer['total']} streams take its subjects")
+        tails = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        return sorted(int(tail) for tail in tails if tail.isdecimal())
+
+
+def _choose(record: LinkRecord | None, generations: Sequence[int]) -> int | None:
+    """The record's generation if it exists, for a later one may be under construction; else the highest."""
+    if record is not None and record.generation in generations:
+        return record.generation
+    return max(generations, default=None)

@@ -1,0 +1,186 @@
+"""NATS protocol frames, cut out of the byte stream by position and length.
+
+A payload may contain bytes that look like frames, so nothing is ever searched for inside one: the control line says
+how long header and payload are. The parser is fed whatever the socket gave and holds back an incomplete end.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+CONTROL_LINE_BYTES_MAX: Final = 8 * 1024
+"""The server takes lines of 4 KiB from publishers and adds an acknowledgement subject of some hundred bytes."""
+INFO_LINE_BYTES_MAX: Final = 256 * 1024
+FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
+STATUS_LINE: Final = b"NATS/1.0 "
+HEADER_FRAME_BYTES: Final = len(b"NATS/1.0\r\n\r\n")
+"""What a header block costs beside its lines."""
+
+_CRLF: Final = b"\r\n"
+_H: Final = ord("H")
+_M: Final = ord("M")
+_I: Final = ord("I")
+_OPERATIONS: Final = frozenset((b"INFO", b"PING", b"PONG", b"+OK", b"-ERR"))
+_TOKENS_SHOWN_MAX: Final = 40
+
+
+class FrameError(ValueError):
+    """The bytes are not the NATS protocol; the connection that carried them is of no more use."""
+
+
+class Frame(NamedTuple):
+    """One delivered message; ``header`` is the raw block with its ``NATS/1.0`` line, empty if there is none."""
+
+    subject: bytes
+    reply: bytes
+    header: bytes
+    payload: bytes
+
+
+class Operation(NamedTuple):
+    """One protocol line that is no message: ``PING``, ``PONG``, ``INFO``, ``+OK`` or ``-ERR``."""
+
+    name: bytes
+    argument: bytes
+
+
+class Parsed(NamedTuple):
+    """What one chunk of bytes completed: messages in order as runs of one subscription, and the other lines."""
+
+    runs: list[tuple[int, list[Frame]]]
+    operations: list[Operation]
+
+
+class FrameParser:
+    """Cuts chunks of bytes into frames; keeps the incomplete end of one chunk for the next."""
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._wanted_bytes = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no incomplete frame is held."""
+        return not self._held
+
+    def feed(self, chunk: bytes) -> Parsed:
+        """Everything that is complete with this chunk; :class:`FrameError` if it can't be the protocol.
+
+        Chunks are joined only when the frame in progress is complete, so a large payload is copied once.
+        """
+        parsed = Parsed([], [])
+        if not self._held:
+            self._keep(chunk, self._cut(chunk, parsed))
+            return parsed
+        self._held.append(chunk)
+        self._held_bytes += len(chunk)
+        if self._held_bytes >= self._wanted_bytes:
+            whole = b"".join(self._held)
+            self._held.clear()
+            self._keep(whole, self._cut(whole, parsed))
+        return parsed
+
+    def _keep(self, buffer: bytes, position: int) -> None:
+        if position < len(buffer):
+            rest = buffer[position:] if position else buffer
+            self._held.append(rest)
+            self._held_bytes = len(rest)
+
+    def _cut(self, buffer: bytes, parsed: Parsed) -> int:
+        """Cut complete frames; returns where the first incomplete one begins."""
+        position, end = 0, len(buffer)
+        last_sid, run = b"", list[Frame]()
+        while position < end:
+            line_end = buffer.find(_CRLF, position, position + CONTROL_LINE_BYTES_MAX)
+            first = buffer[position]
+            if line_end < 0:
+                line_end = self._long_line(buffer, position)
+                if line_end < 0:
+                    break
+            if first not in (_H, _M):
+                parsed.operations.append(_operation(buffer[position:line_end]))
+                position = line_end + 2
+                continue
+            subject, sid, reply, header_bytes, total_bytes = _control(buffer[position:line_end], first == _H)
+            body = line_end + 2
+            frame_end = body + total_bytes
+            if frame_end + 2 > end:
+                self._wanted_bytes = frame_end + 2 - position
+                break
+            if buffer[frame_end : frame_end + 2] != _CRLF:
+                raise FrameError("a message does not end where its length says")
+            payload = body + header_bytes
+            if sid != last_sid:
+                last_sid, run = sid, []
+                parsed.runs.append((int(sid), run))
+            run.append(Frame(subject, reply, buffer[body:payload], buffer[payload:frame_end]))
+            position = frame_end + 2
+        return position
+
+    def _long_line(self, buffer: bytes, position: int) -> int:
+        """The end of a line that the first look did not find; -1 if it may still come."""
+        limit = INFO_LINE_BYTES_MAX if buffer[position] == _I else CONTROL_LINE_BYTES_MAX
+        line_end = buffer.find(_CRLF, position, position + limit)
+        if line_end < 0 and len(buffer) - position >= limit:
+            raise FrameError(f"a control line is longer than {limit} bytes")
+        self._wanted_bytes = len(buffer) - position + 1
+        return line_end
+
+
+def _control(line: bytes, has_header: bool) -> tuple[bytes, bytes, bytes, int, int]:
+    """Subject, subscription, reply subject, header length and total length of a MSG or HMSG line."""
+    tokens = line.split(b" ")
+    if tokens[0] != (b"HMSG" if has_header else b"MSG"):
+        raise FrameError(f"unknown operation {tokens[0][:_TOKENS_SHOWN_MAX]!r}")
+    header_token = b"0"
+    if has_header:
+        if len(tokens) < 5:
+            raise FrameError(f"a message line of {len(tokens)} tokens")
+        header_token = tokens.pop(-2)
+    if len(tokens) == 5:
+        _, subject, sid, reply, total_token = tokens
+    elif len(tokens) == 4:
+        _, subject, sid, total_token = tokens
+        reply = b""
+    else:
+        raise FrameError(f"a message line of {len(tokens)} tokens")
+    if not (total_token.isdigit() and header_token.isdigit() and sid.isdigit()):
+        raise FrameError("a message line with a length or subscription that is no number")
+    header_bytes, total_bytes = int(header_token), int(total_token)
+    if header_bytes > total_bytes or total_bytes > FRAME_BYTES_MAX:
+        raise FrameError(f"a message of {total_bytes} bytes with a header of {header_bytes}")
+    return subject, sid, reply, header_bytes, total_bytes
+
+
+def _operation(line: bytes) -> Operation:
+    name, _, argument = line.partition(b" ")
+    if name not in _OPERATIONS:
+        raise FrameError(f"unknown operation {name[:_TOKENS_SHOWN_MAX]!r}")
+    return Operation(name, argument)
+
+
+def status_of(frame: Frame) -> tuple[int, str] | None:
+    """Code and description of a status message, which has a header with a code and no payload; else None."""
+    if frame.payload or not frame.header.startswith(STATUS_LINE):
+        return None
+    line = frame.header[len(STATUS_LINE) : frame.header.find(_CRLF)]
+    code, _, description = line.partition(b" ")
+    if not code.isdigit():
+        return None
+    return int(code), description.decode("ascii", "backslashreplace").strip()
+
+
+def encode_publish(subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> bytes:
+    """One PUB or HPUB frame; ``headers`` is a block of ``Name: value\\r\\n`` lines, empty for none."""
+    target = b"%b %b" % (subject, reply) if reply else subject
+    if not headers:
+        return b"PUB %b %d\r\n%b\r\n" % (target, len(payload), payload)
+    header_bytes = len(headers) + HEADER_FRAME_BYTES
+    return b"HPUB %b %d %d\r\nNATS/1.0\r\n%b\r\n%b\r\n" % (
+        target,
+        header_bytes,
+        header_bytes + len(payload),
+        headers,
+        payload,
+    )

@@ -1,0 +1,223 @@
+"""Appending pages to one inbound stream: the hot path of the receiver, with one writer and a fence.
+
+The server itself refuses whatever is not behind the fence, so a stale writer, a second one, and a replay change
+nothing. Whatever goes wrong after a byte was written ends the connection: who appends again reads back first.
+
+A fence is a count, and a foreign message counts too: it takes the place of a refused message, so that the one behind
+that one would find its own fence met and be stored beyond a hole. Asking for an acknowledgement of each message only
+tells afterwards. So nothing is sent behind a batch or a message that is not acknowledged yet, unless nobody else can
+publish to the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from bsfg.errors import Fenced, OutcomeUnknown, SubstrateUnavailable
+from bsfg.model.cursor import Fence
+from bsfg.model.fact import Fact
+from bsfg.model.names import StreamName, ZoneId
+from bsfg.substrates.append_acks import ChunkAcks
+from bsfg.substrates.inbound_messages import Chunk, Encoder, Origin, Strategy
+from bsfg.substrates.nats_connection import NatsConnection
+from bsfg.substrates.nats_frames import Frame
+from bsfg.substrates.nats_stream_api import stream_state
+
+__all__ = ["PageWriter", "Strategy"]
+
+ACK_SECONDS: Final = 5.0
+EXCLUSIVE_CHUNKS_IN_FLIGHT_MAX: Final = 4
+"""With chunks of at most 1,000 messages and 8 MiB this stays far below the server's ingest queue (100,000, 128 MB)."""
+EXCLUSIVE_SINGLES_MAX: Final = 125
+ATOMIC_VERSION: Final = (2, 12)
+PAYLOAD_BYTES_DEFAULT: Final = 1024 * 1024
+
+_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
+
+
+class PageWriter:
+    """The one writer of one inbound stream, on a connection of its own that ``connect`` makes when one is needed.
+
+    ``strategy`` is the one preferred; batches need a server of 2.12 and a stream that allows them, else every message
+    is acknowledged by itself. ``is_exclusive`` says that nobody else can publish to the stream (the embedded server's
+    permissions, or ``inbound_exclusive``), which allows several chunks in flight. Appends may overlap: they are
+    written in the order of their calls, and when one fails, so do those that were called before that was known.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[NatsConnection]],
+        jetstream_stream: str,
+        strategy: Strategy = Strategy.ATOMIC,
+        *,
+        is_exclusive: bool = False,
+    ) -> None:
+        self._connect = connect
+        self._jetstream_stream = jetstream_stream
+        self._preferred = strategy
+        self.strategy = strategy
+        """What is used on the present connection."""
+        self._chunks_max = EXCLUSIVE_CHUNKS_IN_FLIGHT_MAX if is_exclusive else 1
+        self._singles_max = EXCLUSIVE_SINGLES_MAX if is_exclusive else 1
+        self._failures = 0
+        self._connection: NatsConnection | None = None
+        self._created = ""
+        self._inbox = b""
+        self._chunks_written = 0
+        self._in_flight: dict[int, ChunkAcks] = {}
+        self._window: deque[ChunkAcks] = deque()
+        self._writing = asyncio.Lock()
+
+    async def append(
+        self,
+        fence: Fence,
+        subject_prefix: str,
+        zone: ZoneId,
+        stream: StreamName,
+        epoch: str,
+        facts: Sequence[Fact],
+    ) -> Fence:
+        """Append facts of (zone, stream, epoch) in order behind the fence; returns the fence behind them.
+
+        All are as durable on return as the server's acknowledgements are. Raises ``Fenced``, ``StoreFull`` or
+        ``SubstrateUnavailable`` if nothing of what was not yet acknowledged was stored, ``OutcomeUnknown`` if that
+        can't be said; a prefix of the facts may be stored after any of them. ``TOO_LARGE`` and ``BAD_ANSWER`` name,
+        in ``details["sequence"]``, a fact that can't be stored; where NATS did not say it, nothing was written.
+        """
+        if not facts:
+            return fence
+        written: list[ChunkAcks] = []
+        connection: NatsConnection | None = None
+        failures = self._failures
+        try:
+            async with self._writing:
+                self._check_none_failed_since(failures)
+                connection = await self._ready(fence)
+                for chunk in self._encode(
+                    connection, fence, subject_prefix, Origin(zone, stream, epoch), facts
+                ):
+                    await self._write(connection, chunk, written)
+            for acks in written:
+                await self._settle(acks)
+        except BaseException as error:
+            self._failures += 1
+            if written and connection is not None:
+                connection.abort("an append did not succeed")
+            if written and isinstance(error, SubstrateUnavailable):
+                _judge_all(written, error)
+            raise
+        return replace(fence, local_sequence=fence.local_sequence + len(facts))
+
+    def close(self) -> None:
+        """Close the connection; appends under way fail, and a later one opens a new connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _check_none_failed_since(self, failures: int) -> None:
+        if self._failures != failures:
+            raise Fenced(f"appending to {self._jetstream_stream}: the append before this one did not succeed")
+
+    async def _ready(self, fence: Fence) -> NatsConnection:
+        """A connection on which the stream was seen to be the fence's own."""
+        connection = self._connection
+        if connection is None or connection.is_closed:
+            connection = await self._open()
+        elif fence.local_sequence == 0 or fence.created != self._created:
+            # A stream made again is empty too, so at 0 the sequence alone would not hold anybody back.
+            await self._look(connection)
+        if self._created != fence.created:
+            raise Fenced(
+                f"appending to {self._jetstream_stream}: the stream was created {self._created}, not {fence.created}"
+            )
+        return connection
+
+    async def _open(self) -> NatsConnection:
+        connection = await self._connect()
+        try:
+            await self._look(connection)
+            inbox = connection.new_inbox()
+            connection.subscribe(f"{inbox}>", self._received)
+        except BaseException:
+            connection.close()
+            raise
+        self._inbox = inbox.encode()
+        self._in_flight.clear()
+        self._window.clear()
+        self._connection = connection
+        return connection
+
+    async def _look(self, connection: NatsConnection) -> None:
+        state = await stream_state(connection, self._jetstream_stream)
+        self._created = state.created
+        is_atomic = state.allow_atomic and _version(connection) >= ATOMIC_VERSION
+        self.strategy = self._preferred if is_atomic else Strategy.EACH
+
+    def _encode(
+        self,
+        connection: NatsConnection,
+        fence: Fence,
+        subject_prefix: str,
+        origin: Origin,
+        facts: Sequence[Fact],
+    ) -> list[Chunk]:
+        payload_bytes_max = int(connection.server_info.get("max_payload", PAYLOAD_BYTES_DEFAULT))
+        encoder = Encoder(origin, subject_prefix, payload_bytes_max)
+        numbers = iter(range(self._chunks_written, self._chunks_written + len(facts)))
+
+        def new_reply() -> tuple[str, bytes]:
+            return secrets.token_hex(12), b"%b%d." % (self._inbox, next(numbers))
+
+        return encoder.chunks(facts, fence.local_sequence, self.strategy, new_reply, self._singles_max)
+
+    async def _write(self, connection: NatsConnection, chunk: Chunk, written: list[ChunkAcks]) -> None:
+        acks = ChunkAcks(chunk, self._jetstream_stream, connection.waiter())
+        number = self._chunks_written
+        self._chunks_written += 1
+        self._in_flight[number] = acks
+        self._window.append(acks)
+        acks.arrived.add_done_callback(lambda _: self._in_flight.pop(number, None))
+        written.append(acks)
+        connection.write(chunk.buffer)
+        await connection.drain()
+        while len(self._window) >= self._chunks_max:
+            await self._settle(self._window.popleft())
+
+    async def _settle(self, acks: ChunkAcks) -> None:
+        """Wait for a chunk's answers and judge them."""
+        try:
+            async with asyncio.timeout(ACK_SECONDS):
+                await asyncio.shield(acks.arrived)
+        except TimeoutError:
+            pass
+        acks.judge()
+
+    def _received(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            chunk_number, _, number = frame.subject[len(self._inbox) :].partition(b".")
+            if chunk_number.isdigit() and number.isdigit():
+                acks = self._in_flight.get(int(chunk_number))
+                if acks is not None:
+                    acks.take(int(number), frame)
+
+
+def _judge_all(written: list[ChunkAcks], error: SubstrateUnavailable) -> None:
+    """The connection broke: raise what the answers that did come say, or that the outcome is unknown."""
+    for acks in written:
+        try:
+            acks.judge()
+        except OutcomeUnknown:
+            raise OutcomeUnknown(
+                f"{error.message}, before NATS had acknowledged all that was appended"
+            ) from None
+
+
+def _version(connection: NatsConnection) -> tuple[int, int]:
+    match = _VERSION.match(str(connection.server_info.get("version", "")))
+    return (int(match[1]), int(match[2])) if match else (0, 0)
