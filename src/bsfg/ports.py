@@ -7,7 +7,7 @@ of ``bsfg.errors``; the in-memory twin and the real ones pass the same suite in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,9 +87,7 @@ class InboundLog(Protocol):
     async def locate(self, link: LinkName) -> LocalPosition:
         """Fence and cursor by one read of the stream's end, and the link record beside them."""
 
-    async def append(
-        self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]
-    ) -> Fence:
+    async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:
         """Append facts in order behind the fence; all are durable on return, and the fence behind them is returned.
 
         Raises ``Fenced`` if the stream is elsewhere, ``StoreFull`` or ``SubstrateUnavailable`` if nothing of what was
@@ -115,6 +113,13 @@ class PeerClient(Protocol):
 
     async def fetch(self, request: FetchRequest) -> Page:
         """One page, already held against the request and the limits of the contract."""
+
+    def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
+        """Up to ``count`` pages of one answer as they arrive, at least one, each continuing the one before.
+
+        Each is already held against the request and the limits of the contract. The answer is read no faster than
+        pages are taken.
+        """
 
     async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
         """The peer knows that everything up to the cursor's fact is durable here; returns what it has confirmed."""

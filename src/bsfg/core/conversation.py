@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bsfg.core.link_state import LinkSettings
-from bsfg.errors import BsfgError
+from bsfg.core.link_state import LinkSettings, StepFailure
 from bsfg.model.cursor import Cursor, Fence, LinkRecord, LocalPosition
 from bsfg.model.fact import Fact
 from bsfg.model.page import FetchRequest, Page
@@ -26,8 +25,11 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class PageFetched:
+    """One page of the answer; the fetch is over with the last."""
+
     ticket: int
     page: Page
+    is_last: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,8 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """The outstanding step failed; ``chance`` is random in [0, 1), ``now`` the wall clock in nanoseconds."""
-
     ticket: int
-    error: BsfgError
-    chance: float
-    now: int
+    failure: StepFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ Event = (
 )
 
 
-# Commands: what is to be done. A step replaces the one before it.
+# Commands: what is to be done. What has a ticket is answered by an event with that ticket, or taken back.
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +113,11 @@ class Locate:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
+    """Ask for up to ``pages`` pages in one answer, each continuing the one before."""
+
     ticket: int
     request: FetchRequest
+    pages: int
 
 
 @dataclass(frozen=True, slots=True)

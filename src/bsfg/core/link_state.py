@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Final
 
 from bsfg.core.backoff import Backoff
 from bsfg.core.reconcile import Halt
@@ -12,11 +13,14 @@ from bsfg.model.cursor import Cursor, Fence, Gap, Init, InitMode, LinkName, Link
 from bsfg.model.page import Page, PageLimits
 
 
+FLIGHTS_MAX: Final = 3
+"""Pages being stored at once, behind each other; with the page being fetched this keeps sender and store busy."""
+
+
 class Phase(Enum):
     LOCATING = auto()
-    FETCHING = auto()
+    FLOWING = auto()
     RECORDING = auto()
-    APPENDING = auto()
     WAITING = auto()
     RESTING = auto()
     PARTITIONED = auto()
@@ -34,6 +38,8 @@ class LinkSettings:
     """``on_gap: record_and_continue``."""
     limits: PageLimits = field(default_factory=PageLimits)
     """Of one page; ``wait_seconds`` is how long a level link asks the peer to hold the answer."""
+    pages_max: int = 1
+    """Pages in one answer while there is much to catch up; more fill the line over a distance."""
     backoff: Backoff = field(default_factory=Backoff)
 
 
@@ -56,6 +62,27 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Flight:
+    """A page that is being stored: where the link will be when it is, by arithmetic from the one read of the cursor."""
+
+    ticket: int
+    facts: int
+    oldest_time: int
+    cursor: Cursor
+    fence: Fence
+    is_stored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailure:
+    """Why a step ended; ``chance`` is random in [0, 1), ``now`` the wall clock in nanoseconds."""
+
+    error: BsfgError
+    chance: float
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """Everything that decides what a link does next."""
 
@@ -63,12 +90,24 @@ class Link:
     settings: LinkSettings
     phase: Phase = Phase.LOCATING
     ticket: int = 0
+    """The last one given out."""
+    step: int | None = None
+    """Ticket of the step that nothing else may run beside: locate, save a record, wait."""
+    fetch: int | None = None
+    """Ticket of the fetch that is out."""
+    is_polling: bool = False
+    """Whether that fetch waits at the peer for facts to come."""
+    flights: tuple[Flight, ...] = ()
+    """Pages being stored, in order."""
     fence: Fence | None = None
     cursor: Cursor | None = None
+    """Of the facts that are durably here; pages in flight are not in it."""
     init: Init | None = None
     gaps: tuple[Gap, ...] = ()
-    page: Page | None = None
-    """Fetched, not yet applied."""
+    held: Page | None = None
+    """Fetched, and waiting until the resolved start is durable."""
+    fetch_failure: StepFailure | None = None
+    """Why the fetch ended, while pages in flight are still being stored."""
     accept_gap: tuple[int, int] | None = None
     saved: Cursor | None = None
     """The cursor of the last saved record; ``scanned_through`` beyond the last fact lives only there."""
@@ -90,6 +129,31 @@ class Link:
     rounds: int = 0
     """Pages applied since the start, empty ones too."""
 
+    @property
+    def tickets(self) -> frozenset[int]:
+        """What is out; an answer to anything else is dropped (I15)."""
+        single = {ticket for ticket in (self.step, self.fetch) if ticket is not None}
+        return frozenset(single | {flight.ticket for flight in self.flights})
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another page may be taken in."""
+        return len(self.flights) < FLIGHTS_MAX
+
+    @property
+    def cursor_ahead(self) -> Cursor | None:
+        """Where the link will be when everything in flight is stored."""
+        return self.flights[-1].cursor if self.flights else self.cursor
+
+    @property
+    def fence_ahead(self) -> Fence | None:
+        return self.flights[-1].fence if self.flights else self.fence
+
+    @property
+    def facts_in_hand(self) -> int:
+        """Facts fetched and not yet durable."""
+        return sum(flight.facts for flight in self.flights) + (len(self.held.facts) if self.held else 0)
+
 
 def state_of(link: Link) -> LinkState:
     """The link's state as every view shows it; ``stalled`` is the watchdog's word, not the link's."""
@@ -101,4 +165,5 @@ def state_of(link: Link) -> LinkState:
         return link.trouble
     if link.cursor is None or link.word is None:
         return LinkState.STARTING
-    return LinkState.LEVEL if link.word.pending == 0 else LinkState.CATCHING_UP
+    is_level = link.word.pending == 0 and link.facts_in_hand == 0
+    return LinkState.LEVEL if is_level else LinkState.CATCHING_UP

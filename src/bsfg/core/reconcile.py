@@ -49,9 +49,7 @@ def resume(position: LocalPosition) -> Resume | NeedsStart | Halt:
     return _resume_without_facts(position, record)
 
 
-def _resume_from_tip(
-    tip: Cursor, position: LocalPosition, record: LinkRecord | None
-) -> Resume | Halt:
+def _resume_from_tip(tip: Cursor, position: LocalPosition, record: LinkRecord | None) -> Resume | Halt:
     if record is None:
         return Resume(tip, None, ())
     is_believed = (
@@ -63,9 +61,7 @@ def _resume_from_tip(
     return Resume(record.cursor if is_believed else tip, record.init, record.gaps)
 
 
-def _resume_without_facts(
-    position: LocalPosition, record: LinkRecord | None
-) -> Resume | NeedsStart | Halt:
+def _resume_without_facts(position: LocalPosition, record: LinkRecord | None) -> Resume | NeedsStart | Halt:
     if position.fence.local_sequence > 0:
         return Halt(
             HaltReason.LOCAL_RESET,

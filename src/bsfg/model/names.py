@@ -62,9 +62,11 @@ def colliding(streams: Iterable[StreamName]) -> tuple[StreamName, StreamName] | 
     seen: list[StreamName] = []
     for stream in streams:
         for other in seen:
-            if physical(stream) == physical(other) or (stream + ".").startswith(other + ".") or (
-                other + "."
-            ).startswith(stream + "."):
+            if (
+                physical(stream) == physical(other)
+                or (stream + ".").startswith(other + ".")
+                or (other + ".").startswith(stream + ".")
+            ):
                 return other, stream
         seen.append(stream)
     return None
@@ -102,11 +104,7 @@ def link_key(peer: ZoneId, stream: StreamName) -> str:
 
 def is_valid_tail(tail: str) -> bool:
     """Whether this may follow a stream's name in a NATS subject: plain tokens, no wildcard, no white space."""
-    return (
-        0 < len(tail) <= TAIL_LENGTH_MAX
-        and not _FORBIDDEN_IN_TAIL.search(tail)
-        and all(tail.split("."))
-    )
+    return 0 < len(tail) <= TAIL_LENGTH_MAX and not _FORBIDDEN_IN_TAIL.search(tail) and all(tail.split("."))
 
 
 def tail_of(subject: str, stream: StreamName) -> str | None:

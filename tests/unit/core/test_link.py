@@ -30,7 +30,7 @@ from bsfg.core.conversation import (
     Woken,
 )
 from bsfg.core.link import advance
-from bsfg.core.link_state import Link, LinkSettings, Phase, state_of
+from bsfg.core.link_state import FLIGHTS_MAX, Link, LinkSettings, Phase, StepFailure, state_of
 from bsfg.errors import (
     BsfgError,
     Code,
@@ -83,28 +83,44 @@ class Conversation:
         self.orders: list[Command] = []
 
     def tell(self, event: Event) -> Command | None:
-        """Tell it; the step that it orders, if any."""
+        """Tell it; the first thing that it orders, if any."""
         self.link, commands = advance(self.link, event)
         self.said += [command.message for command in commands if isinstance(command, Announce)]
         self.confirms += [command.cursor.sequence for command in commands if isinstance(command, Confirm)]
         self.orders = [command for command in commands if not isinstance(command, Announce | Confirm)]
-        assert len(self.orders) <= 1
         return self.orders[0] if self.orders else None
 
-    def fails(self, error: BsfgError) -> Command | None:
-        return self.tell(StepFailed(self.link.ticket, error, 0.5, 77))
+    def step_fails(self, error: BsfgError) -> Command | None:
+        """Locating, saving or waiting fails."""
+        assert self.link.step is not None
+        return self.tell(StepFailed(self.link.step, StepFailure(error, 0.5, 77)))
+
+    def fetch_fails(self, error: BsfgError) -> Command | None:
+        assert self.link.fetch is not None
+        return self.tell(StepFailed(self.link.fetch, StepFailure(error, 0.5, 77)))
+
+    def append_fails(self, error: BsfgError, flight: int = 0) -> Command | None:
+        return self.tell(StepFailed(self.link.flights[flight].ticket, StepFailure(error, 0.5, 77)))
+
+    def waited(self) -> Command | None:
+        assert self.link.step is not None
+        return self.tell(Waited(self.link.step))
 
     def located(self, position: LocalPosition) -> Command | None:
-        return self.tell(Located(self.link.ticket, position))
+        assert self.link.step is not None
+        return self.tell(Located(self.link.step, position))
 
     def fetched(self, answer: Page) -> Command | None:
-        return self.tell(PageFetched(self.link.ticket, answer))
+        assert self.link.fetch is not None
+        return self.tell(PageFetched(self.link.fetch, answer))
 
     def saved(self) -> Command | None:
-        return self.tell(RecordSaved(self.link.ticket))
+        assert self.link.step is not None
+        return self.tell(RecordSaved(self.link.step))
 
-    def appended(self, local_sequence: int) -> Command | None:
-        return self.tell(Appended(self.link.ticket, Fence(1, CREATED, local_sequence)))
+    def appended(self, flight: int = 0) -> Command | None:
+        stored = self.link.flights[flight]
+        return self.tell(Appended(stored.ticket, stored.fence))
 
     def state(self) -> LinkState:
         return state_of(self.link)
@@ -142,10 +158,11 @@ def test_a_new_link_resolves_its_start_and_saves_it_before_the_first_append() ->
     assert isinstance(append, Append) and [each.sequence for each in append.facts] == [5, 6]
     assert talk.link.cursor == Cursor("e1", None, None, 4), "the cursor waits for the durable append"
     assert talk.confirms == []
-    following = talk.appended(2)
-    assert talk.link.cursor == Cursor("e1", 6, digest(fact(6)), 6)
+    following = talk.orders[1]
+    assert isinstance(following, Fetch) and following.request.after == Cursor("e1", 6, digest(fact(6)), 6)
+    talk.appended()
+    assert talk.link.cursor == following.request.after
     assert talk.confirms == [6]
-    assert isinstance(following, Fetch) and following.request.after == talk.link.cursor
 
 
 def test_facts_at_or_below_the_cursor_are_dropped() -> None:
@@ -155,9 +172,9 @@ def test_facts_at_or_below_the_cursor_are_dropped() -> None:
     assert talk.link.facts_duplicate == 2
 
 
-def test_an_answer_to_an_earlier_ticket_changes_nothing() -> None:
+def test_an_answer_to_what_is_not_out_changes_nothing() -> None:
     talk = level_at(6)
-    late = PageFetched(talk.link.ticket - 1, page(7, start=7))
+    late = PageFetched(talk.link.ticket + 1, page(7, start=7))
     before = talk.link
     assert talk.tell(late) is None
     assert talk.link is before
@@ -167,7 +184,7 @@ def test_an_answer_to_an_earlier_ticket_changes_nothing() -> None:
 def test_after_a_doubtful_append_the_stream_is_read_before_anything_else(error: BsfgError) -> None:
     talk = level_at(6)
     talk.fetched(page(7, 8, start=7))
-    assert isinstance(talk.fails(error), Locate)
+    assert isinstance(talk.append_fails(error), Locate)
     assert talk.link.cursor is not None and talk.link.cursor.sequence == 6
     fetch = talk.located(at(7, 7))
     assert isinstance(fetch, Fetch) and fetch.request.after is not None
@@ -177,25 +194,25 @@ def test_after_a_doubtful_append_the_stream_is_read_before_anything_else(error: 
 def test_a_link_that_is_fenced_again_and_again_slows_down() -> None:
     talk = level_at(6)
     talk.fetched(page(7, start=7))
-    talk.fails(Fenced("first"))
+    talk.append_fails(Fenced("first"))
     talk.located(at(6, 6))
     talk.fetched(page(7, start=7))
-    wait = talk.fails(Fenced("second"))
+    wait = talk.append_fails(Fenced("second"))
     assert isinstance(wait, Wait) and wait.seconds > 0
 
 
 def test_a_full_store_is_named_and_tried_again() -> None:
     talk = level_at(6)
     talk.fetched(page(7, start=7))
-    assert isinstance(talk.fails(StoreFull("full")), Wait)
+    assert isinstance(talk.append_fails(StoreFull("full")), Wait)
     assert talk.state() is LinkState.LOCAL_FULL
-    assert isinstance(talk.tell(Waited(talk.link.ticket)), Locate)
+    assert isinstance(talk.waited(), Locate)
 
 
 def test_a_store_that_is_away_is_named() -> None:
     talk = Conversation()
     talk.tell(Started())
-    assert isinstance(talk.fails(SubstrateUnavailable("away")), Wait)
+    assert isinstance(talk.step_fails(SubstrateUnavailable("away")), Wait)
     assert talk.state() is LinkState.LOCAL_UNAVAILABLE
 
 
@@ -213,9 +230,9 @@ def test_a_store_that_is_away_is_named() -> None:
 )
 def test_trouble_with_the_peer_waits_in_a_named_state(error: BsfgError, state: LinkState) -> None:
     talk = level_at(6)
-    assert isinstance(talk.fails(error), Wait)
+    assert isinstance(talk.fetch_fails(error), Wait)
     assert talk.state() is state
-    talk.tell(Waited(talk.link.ticket))
+    talk.waited()
     talk.located(at(6, 6))
     talk.fetched(page(start=7))
     assert talk.state() is LinkState.LEVEL
@@ -225,14 +242,14 @@ def test_delays_grow_to_the_cap_and_start_over_after_a_page() -> None:
     talk = level_at(6)
     delays = []
     for _ in range(12):
-        wait = talk.fails(PeerUnreachable("no"))
+        wait = talk.fetch_fails(PeerUnreachable("no"))
         assert isinstance(wait, Wait)
         delays.append(wait.seconds)
-        talk.tell(Waited(talk.link.ticket))
+        talk.waited()
         talk.located(at(6, 6))
     assert delays == sorted(delays) and delays[-1] <= SETTINGS.backoff.delay_seconds_max
     talk.fetched(page(start=7))
-    wait = talk.fails(PeerUnreachable("no"))
+    wait = talk.fetch_fails(PeerUnreachable("no"))
     assert isinstance(wait, Wait) and wait.seconds == delays[0]
 
 
@@ -246,7 +263,7 @@ def test_delays_grow_to_the_cap_and_start_over_after_a_page() -> None:
 )
 def test_histories_that_disagree_halt_the_link(code: Code, reason: HaltReason) -> None:
     talk = level_at(6)
-    assert talk.fails(PeerRefused(code, "no")) is None
+    assert talk.fetch_fails(PeerRefused(code, "no")) is None
     assert talk.state() is LinkState.HALTED and talk.link.halt is not None
     assert talk.link.halt.reason is reason
     assert talk.tell(Woken(by_operator=True)) is None, "only an operator's decision leads on, not a wake-up"
@@ -264,7 +281,7 @@ def gap(first: int, last: int) -> PeerRefused:
 
 def test_a_gap_halts_by_default() -> None:
     talk = level_at(6)
-    assert talk.fails(gap(7, 9)) is None
+    assert talk.fetch_fails(gap(7, 9)) is None
     assert talk.link.halt is not None and talk.link.halt.reason is HaltReason.GAP
 
 
@@ -272,7 +289,7 @@ def test_a_gap_is_durable_before_the_first_fact_behind_it_where_policy_says_so()
     talk = Conversation(replace(SETTINGS, records_gaps=True))
     talk.tell(Started())
     talk.located(at(6, 6))
-    save = talk.fails(gap(7, 9))
+    save = talk.fetch_fails(gap(7, 9))
     assert isinstance(save, SaveRecord)
     assert [(each.first, each.last, each.reason) for each in save.record.gaps] == [(7, 9, "retention")]
     fetch = talk.saved()
@@ -285,7 +302,7 @@ def test_a_gap_that_does_not_begin_behind_the_cursor_is_not_believed() -> None:
     talk = Conversation(replace(SETTINGS, records_gaps=True))
     talk.tell(Started())
     talk.located(at(6, 6))
-    assert isinstance(talk.fails(gap(5, 9)), Wait)
+    assert isinstance(talk.fetch_fails(gap(5, 9)), Wait)
     assert talk.link.gaps == ()
 
 
@@ -304,21 +321,28 @@ def test_a_level_link_asks_the_peer_to_hold_its_answer_and_a_behind_one_does_not
     first = talk.located(at(6, 6))
     assert isinstance(first, Fetch) and first.request.limits.wait_seconds == 0
     talk.fetched(page(7, start=7, pending=3))
-    behind = talk.appended(7)
+    behind = talk.orders[1]
     assert isinstance(behind, Fetch) and behind.request.limits.wait_seconds == 0
     assert talk.state() is LinkState.CATCHING_UP
     talk.fetched(page(8, 9, 10, start=8))
-    level = talk.appended(10)
+    level = talk.orders[1]
     assert isinstance(level, Fetch) and level.request.limits.wait_seconds == 5.0
+    assert talk.state() is LinkState.CATCHING_UP, "what is fetched and not yet stored is not level"
+    talk.appended()
+    talk.appended()
+    assert talk.state() is LinkState.LEVEL
 
 
 def test_waking_only_makes_the_next_look_earlier() -> None:
-    talk = level_at(6)
+    talk = Conversation(replace(SETTINGS, limits=replace(SETTINGS.limits, wait_seconds=5.0)))
+    talk.tell(Started())
+    talk.located(at(6, 6))
+    talk.fetched(page(start=7))
     cursor = talk.link.cursor
     fetch = talk.tell(Woken())
     assert isinstance(fetch, Fetch) and fetch.request.limits.wait_seconds == 0
     assert talk.link.cursor == cursor
-    talk.fails(PeerUnreachable("no"))
+    talk.fetch_fails(PeerUnreachable("no"))
     assert isinstance(talk.tell(Woken()), Locate)
 
 
@@ -326,9 +350,9 @@ def test_confirms_go_one_at_a_time_and_the_latest_only() -> None:
     talk = level_at(6)
     assert talk.confirms == [6]
     talk.fetched(page(7, start=7, pending=1))
-    talk.appended(7)
+    talk.appended()
     talk.fetched(page(8, start=8))
-    talk.appended(8)
+    talk.appended()
     assert talk.confirms == [6]
     talk.tell(Confirmed(6))
     assert talk.confirms == [6, 8]
@@ -345,7 +369,7 @@ def test_a_partition_lets_an_append_end_and_asks_for_nothing_new() -> None:
     talk.fetched(page(7, start=7, pending=2))
     assert talk.tell(PartitionBegan()) is None
     assert talk.state() is LinkState.PARTITIONED
-    assert talk.appended(7) is None
+    assert talk.appended() is None
     assert talk.link.phase is Phase.PARTITIONED
     assert talk.link.cursor is not None and talk.link.cursor.sequence == 7
     assert isinstance(talk.tell(PartitionEnded()), Locate)
@@ -353,9 +377,10 @@ def test_a_partition_lets_an_append_end_and_asks_for_nothing_new() -> None:
 
 def test_a_partition_during_a_long_poll_takes_the_poll_back() -> None:
     talk = level_at(6)
-    ticket = talk.link.ticket
+    ticket = talk.link.fetch
+    assert ticket is not None
     talk.tell(PartitionBegan())
-    assert talk.link.ticket != ticket
+    assert talk.link.phase is Phase.PARTITIONED
     before = talk.link
     talk.tell(PageFetched(ticket, page(7, start=7)))
     assert talk.link is before
@@ -374,14 +399,14 @@ def test_a_link_that_starts_by_hand_rests_until_an_operator_asks() -> None:
 def test_a_recovery_is_told_in_the_words_and_order_of_the_contract() -> None:
     talk = level_at(6)
     talk.said.clear()
-    talk.fails(PeerUnreachable("gone"))
-    talk.tell(Waited(talk.link.ticket))
+    talk.fetch_fails(PeerUnreachable("gone"))
+    talk.waited()
     talk.located(at(6, 6))
     talk.fetched(page(7, 8, start=7, pending=2))
     assert talk.said == ["cursor comparison: local=6, peer=10", "backfill required: 4 facts", "replay initiated"]
-    talk.appended(8)
+    talk.appended()
     talk.fetched(page(9, 10, start=9))
-    talk.appended(10)
+    talk.appended()
     assert talk.said[3:] == ["cursor advanced to 10"]
 
 
@@ -398,3 +423,79 @@ def test_a_recovery_with_nothing_to_do_says_so_too() -> None:
         "replay initiated",
         "cursor advanced to 6",
     ]
+
+
+def busy() -> Conversation:
+    """A link behind 6 with the window full: 7, 8 and 9 are being stored, in a page each."""
+    talk = level_at(6)
+    for sequence in (7, 8, 9):
+        talk.fetched(page(sequence, start=sequence, pending=5))
+    assert len(talk.link.flights) == FLIGHTS_MAX == 3
+    return talk
+
+
+def test_pages_are_stored_behind_each_other_and_fetched_meanwhile() -> None:
+    talk = level_at(6)
+    first = talk.fetched(page(7, 8, start=7, pending=5))
+    assert isinstance(first, Append) and first.fence.local_sequence == 6
+    fetch = talk.orders[1]
+    assert isinstance(fetch, Fetch) and fetch.request.after == Cursor("e1", 8, digest(fact(8)), 8)
+    second = talk.fetched(page(9, start=9, pending=4))
+    assert isinstance(second, Append) and second.fence.local_sequence == 8, "by arithmetic, not by another read"
+    assert talk.link.cursor is not None and talk.link.cursor.sequence == 6
+
+
+def test_a_full_window_asks_for_nothing_until_a_page_is_stored() -> None:
+    talk = busy()
+    assert talk.link.fetch is None
+    fetch = talk.appended()
+    assert isinstance(fetch, Fetch) and fetch.request.after is not None and fetch.request.after.sequence == 9
+
+
+def test_the_cursor_moves_only_over_what_is_stored_without_a_hole() -> None:
+    talk = busy()
+    talk.appended(1)
+    assert talk.link.cursor is not None and talk.link.cursor.sequence == 6
+    talk.appended(0)
+    assert talk.link.cursor.sequence == 8
+    assert talk.link.fence is not None and talk.link.fence.local_sequence == 8
+    assert talk.link.facts_appended == 2
+
+
+@pytest.mark.parametrize("flight", [0, 1, 2])
+def test_one_failed_append_takes_back_everything_behind_it(flight: int) -> None:
+    talk = busy()
+    tickets = talk.link.tickets
+    assert isinstance(talk.append_fails(Fenced("no"), flight), Locate)
+    assert not talk.link.tickets & tickets
+    talk.located(at(7, 7))
+    assert talk.link.cursor_ahead is not None and talk.link.cursor_ahead.sequence == 7
+    assert talk.link.fence_ahead is not None and talk.link.fence_ahead.local_sequence == 7
+
+
+def test_a_peer_that_fails_does_not_disturb_what_is_being_stored() -> None:
+    talk = level_at(6)
+    talk.fetched(page(7, start=7, pending=5))
+    assert talk.fetch_fails(PeerUnreachable("gone")) is None
+    assert isinstance(talk.appended(), Wait)
+    assert talk.link.cursor is not None and talk.link.cursor.sequence == 7
+    assert talk.state() is LinkState.BACKING_OFF
+
+
+def test_a_scan_without_facts_behind_pages_in_flight_moves_with_the_last_of_them() -> None:
+    talk = level_at(6)
+    talk.fetched(page(7, start=7, pending=1))
+    talk.fetched(page(start=8, scanned=9))
+    talk.appended()
+    assert talk.link.cursor == Cursor("e1", 7, digest(fact(7)), 9)
+
+
+def test_the_pages_of_one_answer_are_taken_in_one_after_the_other() -> None:
+    talk = level_at(6)
+    ticket = talk.link.fetch
+    assert ticket is not None
+    talk.tell(PageFetched(ticket, page(7, start=7, pending=2), is_last=False))
+    assert talk.link.fetch == ticket
+    talk.tell(PageFetched(ticket, page(8, start=8, pending=1)))
+    assert talk.link.fetch != ticket
+    assert [flight.cursor.sequence for flight in talk.link.flights] == [7, 8]
