@@ -1,0 +1,240 @@
+"""Carries out what a link's state machine orders, and feeds back what happened. One driver is one task.
+
+A step runs as a task of its own so that an outside word (an operator, a notification, a partition) can replace a
+step that only waits. A step that stores something is never replaced: the state machine sees to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from bsfg.core.conversation import (
+    Announce,
+    Append,
+    Appended,
+    Command,
+    Confirm,
+    Confirmed,
+    ConfirmFailed,
+    Event,
+    Fetch,
+    Locate,
+    Located,
+    PageFetched,
+    RecordSaved,
+    SaveRecord,
+    Started,
+    Step,
+    StepFailed,
+    Wait,
+    Waited,
+)
+from bsfg.core.link import advance
+from bsfg.core.link_state import Link, StepFailure, state_of
+from bsfg.errors import BsfgError, Code, PeerRefused
+from bsfg.model.cursor import LinkName, LinkState
+from bsfg.ports import Clock, InboundLog, PeerClient
+
+EVENTS_MAX: Final = 1_000
+STEP_SECONDS_MAX: Final = 120.0
+CONFIRM_RETRY_SECONDS: Final = 1.0
+STALL_SECONDS: Final = 120.0
+
+
+class LinkObserver(Protocol):
+    """What the rest of the gateway learns from a link; called in the loop, must not block."""
+
+    def announced(self, name: LinkName, event: str, message: str) -> None: ...
+
+    def state_changed(self, name: LinkName, before: LinkState, link: Link) -> None: ...
+
+    def peer_answered(self, name: LinkName) -> None: ...
+
+    def peer_silent(self, name: LinkName, error: BsfgError) -> None: ...
+
+    def fetched(self, name: LinkName, seconds: float, error: BsfgError | None) -> None: ...
+
+    def appended(self, name: LinkName, facts: int, seconds: float, error: BsfgError | None) -> None: ...
+
+    def confirmed(self, name: LinkName, error: BsfgError | None) -> None: ...
+
+    def failed_unexpectedly(self, name: LinkName, step: str, error: BaseException) -> None: ...
+
+
+@dataclass
+class LinkDriver:
+    """One link's task. ``link`` is its state, ``heard_at`` when the sender last spoke (monotonic seconds)."""
+
+    link: Link
+    client: PeerClient
+    inbound: InboundLog
+    clock: Clock
+    observer: LinkObserver
+    chance: Callable[[], float] = random.random
+    heard_at: float | None = None
+    moved_at: float = 0.0
+    _events: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue(EVENTS_MAX))
+    _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    """What is out, by ticket."""
+    _confirm: asyncio.Task[None] | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def name(self) -> LinkName:
+        return self.link.name
+
+    @property
+    def state(self) -> LinkState:
+        """The link's state; ``stalled`` when nothing at all has come of its step for two minutes (I26)."""
+        state = state_of(self.link)
+        is_waiting_by_design = state in (LinkState.HALTED, LinkState.PARTITIONED) or not self.link.tickets
+        if not is_waiting_by_design and self.clock.monotonic() - self.moved_at > STALL_SECONDS:
+            return LinkState.STALLED
+        return state
+
+    def tell(self, event: Event) -> None:
+        """Give the link an outside word; dropped when the link is so far behind that it will look anyway."""
+        with contextlib.suppress(asyncio.QueueFull):
+            self._events.put_nowait(event)
+
+    async def run(self) -> None:
+        """Drive the link until cancelled."""
+        try:
+            self._take(Started())
+            while True:
+                self._take(await self._events.get())
+        finally:
+            await self._stop_tasks()
+
+    async def changed(self) -> None:
+        """Wait until the link has taken another event."""
+        await self._changed.wait()
+
+    def _take(self, event: Event) -> None:
+        before, link_before = state_of(self.link), self.link
+        self.link, commands = advance(self.link, event)
+        if self.link is not link_before:
+            self.moved_at = self.clock.monotonic()
+        self._take_back(link_before.tickets - self.link.tickets)
+        for command in commands:
+            self._carry_out(command)
+        if state_of(self.link) is not before:
+            self.observer.state_changed(self.name, before, self.link)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _take_back(self, tickets: frozenset[int]) -> None:
+        for ticket in tickets:
+            task = self._tasks.pop(ticket, None)
+            if task is not None:
+                task.cancel()
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Announce(event=event, message=message):
+                self.observer.announced(self.name, event, message)
+            case Confirm():
+                self._confirm = asyncio.create_task(self._send_confirm(command))
+            case _:
+                self._tasks[command.ticket] = asyncio.create_task(self._run_step(command))
+
+    async def _run_step(self, step: Step) -> None:
+        try:
+            async with asyncio.timeout(STEP_SECONDS_MAX + (step.seconds if isinstance(step, Wait) else 0)):
+                event = await self._perform(step)
+        except BsfgError as error:
+            event = self._failure(step, error)
+        except TimeoutError:
+            event = self._failure(
+                step, BsfgError(Code.TIMED_OUT, f"{type(step).__name__} took over {STEP_SECONDS_MAX:.0f} s")
+            )
+        except Exception as error:
+            # A link must outlive a fault of ours: it is named, counted and tried again.
+            self.observer.failed_unexpectedly(self.name, type(step).__name__, error)
+            event = self._failure(step, BsfgError(Code.INTERNAL, f"{type(step).__name__} failed: {error!r}"))
+        await self._events.put(event)
+
+    def _failure(self, step: Step, error: BsfgError) -> StepFailed:
+        return StepFailed(step.ticket, StepFailure(error, self.chance(), self.clock.now()))
+
+    async def _perform(self, step: Step) -> Event:
+        match step:
+            case Locate(ticket=ticket):
+                return Located(ticket, await self.inbound.locate(self.name))
+            case Fetch():
+                return await self._fetch(step)
+            case SaveRecord(ticket=ticket, record=record):
+                await self.inbound.save_record(self.name, record)
+                return RecordSaved(ticket)
+            case Append():
+                return await self._append(step)
+            case Wait(ticket=ticket, seconds=seconds):
+                await self.clock.sleep(seconds)
+                return Waited(ticket)
+
+    async def _fetch(self, step: Fetch) -> Event:
+        """Every page but the last is told of as it comes; the next is taken in when the link has room for it."""
+        began, page = self.clock.monotonic(), None
+        try:
+            async for following in self.client.pages(step.request, step.pages):
+                if page is not None:
+                    await self._page_came(PageFetched(step.ticket, page, is_last=False))
+                page = following
+        except BsfgError as error:
+            if isinstance(error, PeerRefused) and error.code is not Code.PARTITIONED:
+                self.observer.peer_answered(self.name)
+            else:
+                self.observer.peer_silent(self.name, error)
+            self.observer.fetched(self.name, self.clock.monotonic() - began, error)
+            raise
+        if page is None:
+            raise BsfgError(Code.BAD_ANSWER, f"peer {self.name.peer} answered a fetch without a page")
+        self._heard()
+        self.observer.fetched(self.name, self.clock.monotonic() - began, None)
+        return PageFetched(step.ticket, page)
+
+    async def _page_came(self, event: PageFetched) -> None:
+        self._heard()
+        await self._events.put(event)
+        while event.ticket in self.link.tickets and not self.link.has_room:
+            await self._changed.wait()
+
+    def _heard(self) -> None:
+        self.heard_at = self.clock.monotonic()
+        self.observer.peer_answered(self.name)
+
+    async def _append(self, step: Append) -> Event:
+        began = self.clock.monotonic()
+        try:
+            fence = await self.inbound.append(self.name, step.fence, step.epoch, step.facts)
+        except BsfgError as error:
+            self.observer.appended(self.name, len(step.facts), self.clock.monotonic() - began, error)
+            raise
+        self.observer.appended(self.name, len(step.facts), self.clock.monotonic() - began, None)
+        return Appended(step.ticket, fence)
+
+    async def _send_confirm(self, command: Confirm) -> None:
+        try:
+            await self.client.confirm(self.name.stream, command.cursor)
+            event: Event = Confirmed(command.cursor.sequence or 0)
+            self.observer.confirmed(self.name, None)
+        except BsfgError as error:
+            self.observer.confirmed(self.name, error)
+            await self.clock.sleep(CONFIRM_RETRY_SECONDS)
+            event = ConfirmFailed()
+        except Exception as error:
+            self.observer.failed_unexpectedly(self.name, "Confirm", error)
+            await self.clock.sleep(CONFIRM_RETRY_SECONDS)
+            event = ConfirmFailed()
+        await self._events.put(event)
+
+    async def _stop_tasks(self) -> None:
+        tasks = [*self._tasks.values(), *([self._confirm] if self._confirm else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

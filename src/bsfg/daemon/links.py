@@ -1,0 +1,224 @@
+"""One task a link, and nothing that one link does can stop another (I24).
+
+The supervisor starts a link once its inbound stream exists, starts it again if its driver ever fails, and turns what
+drivers report into metrics and log lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from bsfg.config.limits import Limits
+from bsfg.config.values import LinkConfig, LinkStart, OnGap
+from bsfg.core.backoff import Backoff
+from bsfg.core.conversation import Event, PartitionBegan, PartitionEnded, Reconfigured, Woken
+from bsfg.core.link_state import Link, LinkSettings
+from bsfg.daemon.driver import LinkDriver
+from bsfg.daemon.telemetry import Telemetry
+from bsfg.errors import BsfgError, Code
+from bsfg.model.cursor import LinkName, LinkState
+from bsfg.model.names import ZoneId
+from bsfg.model.page import BYTES_MAX, PageLimits
+from bsfg.ports import Clock, InboundLog, PeerClient
+
+PAGE_FACTS: Final = 5_000
+RESTART_SECONDS: Final = 2.0
+
+
+def settings_of(config: LinkConfig, limits: Limits) -> LinkSettings:
+    """The state machine's settings from a configuration entry."""
+    return LinkSettings(
+        init_mode=config.init_mode,
+        justification=config.justification,
+        starts_on_load=config.start is LinkStart.LOAD,
+        records_gaps=config.on_gap is OnGap.RECORD_AND_CONTINUE,
+        limits=PageLimits(facts=PAGE_FACTS, bytes=BYTES_MAX, wait_seconds=limits.poll_wait_seconds),
+        backoff=Backoff(limits.retry_delay_seconds_min, limits.retry_delay_seconds_max),
+    )
+
+
+@dataclass
+class _Running:
+    driver: LinkDriver
+    task: asyncio.Task[None]
+    is_provisioned: bool = False
+    error: BsfgError | None = None
+
+
+@dataclass
+class LinkSupervisor:
+    """Every configured link of this zone; also the observer of their drivers."""
+
+    inbound: InboundLog
+    clock: Clock
+    journal: FilteringBoundLogger
+    telemetry: Telemetry
+    client_of: Callable[[ZoneId], PeerClient]
+    peer_answered_by: Callable[[ZoneId], None]
+    peer_silent_by: Callable[[ZoneId, BsfgError], None]
+    _links: dict[LinkName, _Running] = field(default_factory=dict)
+    _duplicates: dict[LinkName, int] = field(default_factory=dict)
+
+    @property
+    def drivers(self) -> list[LinkDriver]:
+        return [running.driver for running in self._links.values()]
+
+    def driver(self, name: LinkName) -> LinkDriver | None:
+        running = self._links.get(name)
+        return running.driver if running else None
+
+    def state(self, name: LinkName) -> LinkState:
+        """The link's state; ``local_unavailable`` while its inbound stream can't be provisioned."""
+        running = self._links[name]
+        if not running.is_provisioned and running.error is not None:
+            return LinkState.LOCAL_UNAVAILABLE
+        return running.driver.state
+
+    def error(self, name: LinkName) -> BsfgError | None:
+        running = self._links[name]
+        return running.driver.link.error or running.error
+
+    async def apply(
+        self, links: Mapping[LinkName, LinkConfig], limits: Limits, partitioned: Iterable[ZoneId]
+    ) -> None:
+        """Run exactly these links: stop what is gone, start what is new, tell the others their settings."""
+        for name in [name for name in self._links if name not in links]:
+            await self._stop(name)
+        for name, config in links.items():
+            settings = settings_of(config, limits)
+            running = self._links.get(name)
+            if running is None:
+                self._start(name, settings, name.peer in set(partitioned))
+            elif running.driver.link.settings != settings:
+                running.driver.tell(Reconfigured(settings))
+
+    def tell_peer(self, peer: ZoneId, event: Event) -> None:
+        """Give every link from this peer an outside word."""
+        for name, running in self._links.items():
+            if name.peer == peer:
+                running.driver.tell(event)
+
+    def partition(self, peer: ZoneId, is_partitioned: bool) -> None:
+        self.tell_peer(peer, PartitionBegan() if is_partitioned else PartitionEnded())
+
+    def wake_all(self) -> None:
+        for driver in self.drivers:
+            driver.tell(Woken())
+
+    async def stop(self) -> None:
+        for name in list(self._links):
+            await self._stop(name)
+
+    def _start(self, name: LinkName, settings: LinkSettings, is_partitioned: bool) -> None:
+        link = Link(name, settings, is_partitioned=is_partitioned)
+        driver = LinkDriver(link, self.client_of(name.peer), self.inbound, self.clock, self)
+        task = asyncio.create_task(self._run(name), name=f"link {name}")
+        self._links[name] = _Running(driver, task)
+
+    async def _stop(self, name: LinkName) -> None:
+        running = self._links.pop(name)
+        running.task.cancel()
+        await asyncio.gather(running.task, return_exceptions=True)
+
+    async def _run(self, name: LinkName) -> None:
+        """Provision, then drive; a driver that fails starts again from what is durable."""
+        backoff, attempt = Backoff(), 0
+        while True:
+            running = self._links[name]
+            try:
+                await self.inbound.provision(name)
+                running.is_provisioned, running.error, attempt = True, None, 0
+                await running.driver.run()
+            except BsfgError as error:
+                running.error = error
+                attempt += 1
+                await self.clock.sleep(backoff.delay(attempt, random.random()))
+            except Exception as error:
+                self.failed_unexpectedly(name, "driver", error)
+                await self.clock.sleep(RESTART_SECONDS)
+                self._renew(name)
+
+    def _renew(self, name: LinkName) -> None:
+        old = self._links[name].driver.link
+        link = Link(name, old.settings, is_partitioned=old.is_partitioned, is_requested=old.is_requested)
+        driver = LinkDriver(link, self.client_of(name.peer), self.inbound, self.clock, self)
+        self._links[name].driver = driver
+
+    # LinkObserver: what drivers report.
+
+    def announced(self, name: LinkName, event: str, message: str) -> None:
+        write = self.journal.error if event == "link_halted" else self.journal.info
+        write(event, peer=name.peer, stream=name.stream, message=message)
+
+    def state_changed(self, name: LinkName, before: LinkState, link: Link) -> None:
+        state = self.state(name)
+        reason = link.halt.reason.value if link.halt else None
+        cause = (
+            link.error.message
+            if link.error and state not in (LinkState.LEVEL, LinkState.CATCHING_UP)
+            else None
+        )
+        self.journal.info(
+            "link_state",
+            peer=name.peer,
+            stream=name.stream,
+            message=f"link is {state}" + (f": {cause}" if cause else ""),
+            before=before.value,
+            state=state.value,
+            reason=reason,
+        )
+
+    def peer_answered(self, name: LinkName) -> None:
+        self.peer_answered_by(name.peer)
+
+    def peer_silent(self, name: LinkName, error: BsfgError) -> None:
+        self.peer_silent_by(name.peer, error)
+
+    def fetched(self, name: LinkName, seconds: float, error: BsfgError | None) -> None:
+        result = error.code.label if error else "ok"
+        self.telemetry.fetch_requests.labels(name.peer, name.stream, result).inc()
+        self._count_duplicates(name)
+
+    def _count_duplicates(self, name: LinkName) -> None:
+        total = self._links[name].driver.link.facts_duplicate
+        growth = total - self._duplicates.get(name, 0)
+        self._duplicates[name] = total
+        if growth > 0:
+            self.telemetry.facts_duplicate.labels(name.peer, name.stream).inc(growth)
+
+    def appended(self, name: LinkName, facts: int, seconds: float, error: BsfgError | None) -> None:
+        labels = (name.peer, name.stream)
+        self.telemetry.append_requests.labels(*labels).inc()
+        if error is not None:
+            self.telemetry.append_failures.labels(*labels, error.code.label).inc()
+            return
+        self.telemetry.append_latency.labels(*labels).observe(seconds)
+        self.telemetry.facts_appended.labels(*labels).inc(facts)
+
+    def confirmed(self, name: LinkName, error: BsfgError | None) -> None:
+        result = error.code.label if error else "ok"
+        self.telemetry.confirm_requests.labels(name.peer, name.stream, result).inc()
+
+    def failed_unexpectedly(self, name: LinkName, step: str, error: BaseException) -> None:
+        self.journal.error(
+            "link_fault", peer=name.peer, stream=name.stream, message=f"{step} failed unexpectedly: {error!r}"
+        )
+
+
+def require(supervisor: LinkSupervisor, name: LinkName, known_links: Iterable[LinkName]) -> LinkDriver:
+    """The running driver of a link, or an error that says which lines to add (contract, ``bsfg fetch``)."""
+    driver = supervisor.driver(name)
+    if driver is not None:
+        return driver
+    known = ", ".join(str(link) for link in known_links) or "none"
+    raise BsfgError(
+        Code.CONFIGURATION,
+        f"no entry for peer {name.peer}, stream {name.stream} in config/cursors.yaml (links there: {known})",
+        hint=f"add under cursors:\n  - peer: {name.peer}\n    stream: {name.stream}\n    init_mode: bounded_backfill_24h",
+    )

@@ -1,0 +1,41 @@
+"""The real clock, and word to systemd: the two things that the gateway takes from the machine itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+
+
+class SystemClock:
+    """The machine's clocks; :class:`bsfg.ports.Clock`."""
+
+    def now(self) -> int:
+        return time.time_ns()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def notify_systemd(state: str) -> None:
+    """Send one state of sd_notify(3), for example ``READY=1``; nothing happens where no systemd asked for it."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(
+        socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    ) as channel:
+        try:
+            channel.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError:
+            return
+
+
+def watchdog_seconds() -> float | None:
+    """How often systemd wants to hear from us at the least; None where it does not."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 2_000_000 if microseconds.isdecimal() else None

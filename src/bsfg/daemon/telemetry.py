@@ -1,0 +1,120 @@
+"""Every metric and every log event of the gateway, in one place (contract, section 8).
+
+Labels come only from configuration, never from what a peer sent. Counters are counted where things happen; gauges
+are read from the gateway when somebody scrapes, so that what is unknown is absent and never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+LINK: Final = ("peer", "stream")
+SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+LOG_EVENTS: Final = {
+    "gateway_started": "the gateway serves its zone",
+    "gateway_stopping": "the gateway was told to stop",
+    "peer_reachable": "a peer answers again",
+    "peer_unreachable": "a peer stopped answering",
+    "cursor_comparison": "recovery: our cursor beside the peer's head",
+    "backfill_required": "recovery: how many facts lie between",
+    "replay_initiated": "recovery: the facts are being fetched",
+    "cursor_advanced": "recovery: the cursor has reached the head that the recovery began with",
+    "link_state": "a link changed its state",
+    "link_halted": "a link waits for an operator",
+    "link_fault": "a step of a link failed in a way that nobody foresaw",
+    "partition_began": "an operator cut a peer off",
+    "partition_ended": "an administrative partition ended",
+    "identity_refused": "a certificate that is no configured peer's",
+    "handshake_failed": "a TLS handshake failed",
+    "request_denied": "a peer asked for what it may not have",
+    "request_failed": "answering a peer failed in a way that nobody foresaw",
+    "configuration_loaded": "a configuration is running",
+    "configuration_rejected": "a changed configuration has errors; the running one stays",
+    "epoch_began": "a local stream began a new history",
+    "stream_differs": "an existing stream is not as configured",
+    "substrate_lost": "the local store does not answer",
+    "substrate_back": "the local store answers again",
+    "embedded_server": "the embedded nats-server changed its state",
+    "clock_skew": "a peer's clock differs from ours",
+    "loop_stalled": "the gateway's loop did not run for a while",
+}
+
+
+class Telemetry:
+    """The counters of one gateway, and the text that a scrape gets."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.fetch_requests = self._counter(
+            "bsfg_fetch_requests", "Fetches sent to a peer.", (*LINK, "result")
+        )
+        self.confirm_requests = self._counter(
+            "bsfg_confirm_requests", "Confirms sent to a peer.", (*LINK, "result")
+        )
+        self.append_requests = self._counter(
+            "bsfg_append_requests", "Pages given to the inbound stream.", LINK
+        )
+        self.append_failures = self._counter(
+            "bsfg_append_failures", "Pages that it refused.", (*LINK, "code")
+        )
+        self.append_latency = Histogram(
+            "bsfg_append_latency_seconds",
+            "From giving a page to the inbound stream to its last acknowledgement.",
+            LINK,
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.facts_appended = self._counter("bsfg_facts_appended", "Facts durably appended.", LINK)
+        self.facts_duplicate = self._counter(
+            "bsfg_facts_duplicate", "Facts dropped at or below the cursor.", LINK
+        )
+        self.auth_failures = self._counter(
+            "bsfg_auth_failures", "Certificates refused after a handshake.", ("reason",)
+        )
+        self.denied = self._counter("bsfg_denied", "Requests denied by policy.", ("kind",))
+        self.handshake_errors = self._counter(
+            "bsfg_tls_handshake_errors", "TLS handshakes that failed.", ("reason",)
+        )
+        self.rpc_latency = Histogram(
+            "bsfg_rpc_latency_seconds",
+            "Requests of peers, from the first byte to the answer; long polls include their wait.",
+            ("operation",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.loop_stalls = self._counter(
+            "bsfg_loop_stalls", "Times the loop did not run for over a second.", ()
+        )
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def watch(self, gauges: Callable[[], Iterable[Metric]]) -> None:
+        """Ask this function for the gauges at each scrape."""
+        self.registry.register(_Gauges(gauges))
+
+    def exposition(self) -> bytes:
+        """What ``GET /metrics`` answers, in the Prometheus text format."""
+        return generate_latest(self.registry)
+
+
+class _Gauges(Collector):
+    def __init__(self, gauges: Callable[[], Iterable[Metric]]) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterable[Metric]:
+        return self._gauges()
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+
+def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> GaugeMetricFamily:
+    """An empty family of gauges; add only what is known."""
+    return GaugeMetricFamily(name, text, labels=labels)
