@@ -1,0 +1,19 @@
+"""``bsfg serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bsfg.cli.options import common_options
+
+
+@click.command("serve")
+@click.option("--allow-root", is_flag=True, help="Run as root all the same.")
+@common_options
+def command(home: Path, output: str, allow_root: bool) -> int:
+    """Run this zone's gateway in the foreground, until SIGTERM or Ctrl-C."""
+    from bsfg import bootstrap
+
+    return bootstrap.serve(home.absolute(), allow_root=allow_root)
