@@ -24,9 +24,9 @@ def check(home: Path, output: str) -> None:
 
     Reads zone.yaml, peers.yaml and cursors.yaml in one pass; each problem has its file, line and column.
     """
-    from bsfg import config
+    from bsfg.config.load import load
 
-    configuration = config.load(home.absolute())
+    configuration = load(home.absolute())
     summary = {
         "ok": True,
         "zone": configuration.zone.zone,
@@ -47,9 +47,10 @@ def show(home: Path, output: str, active: bool) -> None:
 
 
 def _described(home: Path) -> Any:
-    from bsfg import config
+    from bsfg.config.describe import describe
+    from bsfg.config.load import load
 
-    return config.describe(config.load(home.absolute()))
+    return describe(load(home.absolute()))
 
 
 @command.command("reload")

@@ -188,10 +188,13 @@ def emphasis(text: str, *, good: bool) -> str:
 # Layout
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, indent: int = 0) -> list[str]:
-    """Columns side by side in at most 80; the widest give way, and what is cut ends in an ellipsis."""
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, indent: int = 0, whole: int = 0) -> list[str]:
+    """Columns side by side in at most 80; the widest give way, and what is cut ends in an ellipsis.
+
+    The first ``whole`` columns are names that people copy: they are never cut, and the table may grow wider for them.
+    """
     cells = [list(titles), *(list(row) for row in rows)]
-    widths = _fitted([max(map(len, column)) for column in zip(*cells, strict=True)], COLUMNS - indent)
+    widths = _fitted([max(map(len, column)) for column in zip(*cells, strict=True)], COLUMNS - indent, whole)
     return [" " * indent + _row(row, widths) for row in cells]
 
 
@@ -199,13 +202,13 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
     return _GAP.join(_cut(cell, width).ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
-def _fitted(widths: list[int], room: int) -> list[int]:
-    fitted = list(widths)
-    excess = sum(fitted) + len(_GAP) * (len(fitted) - 1) - room
-    while excess > 0 and max(fitted) > COLUMN_WIDTH_MIN:
+def _fitted(widths: list[int], room: int, whole: int) -> list[int]:
+    kept, fitted = widths[:whole], widths[whole:]
+    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - room
+    while excess > 0 and max(fitted, default=0) > COLUMN_WIDTH_MIN:
         fitted[fitted.index(max(fitted))] -= 1
         excess -= 1
-    return fitted
+    return kept + fitted
 
 
 def _cut(text: str, width: int) -> str:

@@ -52,8 +52,11 @@ def _substrate(answer: Row) -> str:
     substrate = answer.get("substrate")
     parts = [f"durability {printable(answer.get('durability'))}"]
     if isinstance(substrate, Mapping):
-        shown = {name: value for name, value in substrate.items() if not isinstance(value, Mapping | list)}
-        parts += [f"{printable(name)} {printable(value)}" for name, value in shown.items() if name != "durability"]
+        parts += [
+            f"{printable(name)} {printable(value)}"
+            for name, value in substrate.items()
+            if name != "durability" and value is not None and not isinstance(value, Mapping | list)
+        ]
     return ", ".join(parts)
 
 
@@ -272,17 +275,17 @@ def streams(answer: Any) -> Iterable[str]:
     if not rows:
         return ["no streams"]
     return table(
-        ["STREAM", "IN JETSTREAM", "FROM", "FACTS", "FIRST", "LAST", "DURABILITY"],
+        ["STREAM", "IN JETSTREAM", "FACTS", "FIRST", "LAST", "DURABILITY"],
         [
             [
                 printable(row.get("stream")),
                 printable(row.get("jetstream")),
-                printable(row["peer"]) if row.get("peer") else "here",
                 *(number(row.get(name)) for name in ("messages", "first_sequence", "last_sequence")),
                 printable(row.get("durability")),
             ]
             for row in rows
         ],
+        whole=2,
     )
 
 

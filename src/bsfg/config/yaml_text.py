@@ -35,40 +35,35 @@ class _TooDeep(Exception):
 
 @dataclass(slots=True)
 class _Open:
-    """A collection that is being read, and in a mapping the key whose value comes next."""
+    """A collection that is being read; in a mapping, the key whose value comes next, None if it can't be used."""
 
     node: ListNode | MapNode
     key: ScalarNode | None = None
     key_is_read: bool = False
-    key_is_usable: bool = False
 
 
 def read_tree(text: str, source: Source) -> None:
     """Put the text's tree in the source's root; what can't be read or used is reported and left out."""
+    composer = _Composer(source)
     try:
-        _Composer(source).run(text)
+        composer.run(text)
     except _TooDeep as error:
         source.give_up(error.place, f"nested deeper than {DEPTH_MAX} levels")
     except MarkedYAMLError as error:
         _report_syntax(error, source)
     except ReaderError as error:
-        position = error.position if isinstance(error.position, int) else 0
-        source.give_up(
-            place_at(text, position), f"character U+{_code_point(error):04X} is not allowed in YAML"
-        )
+        place = place_at(text, error.position)
+        source.give_up(place, f"character U+{error.character:04X} is not allowed in YAML")
     except Exception as error:  # The parser's own slips on odd text; whatever they are, the text is at fault.
-        source.give_up((1, 1), f"is not valid YAML: the parser stopped with {type(error).__name__}")
+        source.give_up(
+            composer.reached(), f"is not valid YAML: the parser stopped with {type(error).__name__}"
+        )
 
 
 def place_at(text: str, position: int) -> Place:
     """Line and column of a character position."""
     before = text[:position]
     return before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
-
-
-def _code_point(error: ReaderError) -> int:
-    character = error.character
-    return ord(character) if isinstance(character, str) else int(character)
 
 
 def _report_syntax(error: MarkedYAMLError, source: Source) -> None:
@@ -101,6 +96,10 @@ class _Composer:
             self._take(event)
             if self._documents > 1:
                 return
+
+    def reached(self) -> Place:
+        """How far the parser has read."""
+        return self._yaml.reader.line + 1, self._yaml.reader.column + 1
 
     def _take(self, event: Any) -> None:
         place = _place(event.start_mark)
@@ -148,7 +147,9 @@ class _Composer:
     def _add(self, node: Node | None, place: Place) -> None:
         """Hand a finished node to the collection around it; None stands for one that was refused."""
         if not self._open:
-            if node is not None and self._documents == 1:
+            if node is None:
+                self._source.readable = False
+            else:
                 self._source.root = node
             return
         around = self._open[-1]
@@ -164,7 +165,7 @@ class _Composer:
 
     def _add_key(self, around: _Open, mapping: MapNode, node: Node | None, place: Place) -> None:
         around.key_is_read = True
-        around.key_is_usable = False
+        around.key = None
         if not isinstance(node, ScalarNode) or len(node.text) > KEY_LENGTH_MAX:
             self._source.report(place, "a key that is not a short word", "keys are the words of the manual")
         elif node.text == "<<":
@@ -176,12 +177,11 @@ class _Composer:
             )
         else:
             around.key = node
-            around.key_is_usable = True
             mapping.key_places[node.text] = place
 
     def _add_value(self, around: _Open, mapping: MapNode, node: Node | None) -> None:
         around.key_is_read = False
-        if node is None or around.key is None or not around.key_is_usable:
+        if node is None or around.key is None:
             return
         if isinstance(node, ScalarNode) and node.value is None and not node.text:
             # What isn't there has no useful place of its own.
@@ -211,7 +211,7 @@ class _Composer:
 
     def _integer(self, text: str, place: Place) -> ScalarNode | None:
         digits = text.lstrip("+-")
-        if not digits.isdecimal() or not digits.isascii() or (len(digits) > 1 and digits[0] == "0"):
+        if not digits.isdecimal() or (len(digits) > 1 and digits[0] == "0"):
             self._source.report(
                 place,
                 f"number {printable(text)} is not in plain decimal",

@@ -106,8 +106,11 @@ def build_tcp_application(
 
     ``/metrics``, ``/live`` and ``/ready`` need no token; every other route exists only where there is one, and demands
     it as ``Authorization: Bearer``. A request must be addressed to an IP address, ``localhost`` or one of
-    ``host_names``, so that no web page can reach it under a name of its own.
+    ``host_names``, so that no web page can reach it under a name of its own. Raises ``configuration`` for an empty
+    token.
     """
+    if token == "":
+        raise BsfgError(Code.CONFIGURATION, "the local token is empty", hint="put a token in local_token_file")
     application = _application(_require_known_host(frozenset(host_names)))
     application.router.add_get("/metrics", _metrics_route(metrics))
     application.router.add_get("/live", _state_route(lambda: True))

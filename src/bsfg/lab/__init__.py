@@ -1,1 +1,1 @@
-"""Two whole zones on one machine, for trying, demonstrating and testing."""
+"""Two zones on one machine, for trying, testing and showing (contract, section 6)."""

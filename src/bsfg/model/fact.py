@@ -24,6 +24,8 @@ INBOUND_MESSAGE_ID_HEADER: Final = "Bsfg-Message-Id"
 
 _RESERVED_NAME: Final = re.compile(rb"(?:nats|bsfg)-", re.IGNORECASE)
 _RESERVED_LINE: Final = re.compile(rb"(?:\A|\n)(?:nats|bsfg)-", re.IGNORECASE)
+_ONLY_OF_NATS: Final = re.compile(rb"NATS/1\.0\r\n(?:Nats-(?!Msg-Id:)[^\r]*\r\n)*\r\n")
+"""A raw header with nothing of the producer's: what an atomic batch or a fence leaves on a message."""
 _LINE: Final = re.compile(rb"[!-9;-~]+: (?:[^\s][^\r\n\x00]*)?")
 _VALUE_SPACE: Final = b" \t"
 
@@ -76,7 +78,7 @@ def join_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def allowed_headers(raw: bytes) -> bytes:
     """The block of allowed headers of a raw NATS header as the origin's stream stored it."""
-    if not raw:
+    if not raw or _ONLY_OF_NATS.fullmatch(raw):
         return b""
     return join_headers(
         (name, value)

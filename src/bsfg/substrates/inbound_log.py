@@ -49,7 +49,8 @@ class _Writer:
 class JetStreamInboundLog:
     """``ports.InboundLog`` over JetStream. Appends run over a connection for each link, all else over ``control``.
 
-    ``report`` is told of link records that can't be read; they count as not there (I8).
+    ``report`` is told of link records that can't be read; they count as not there (I8). ``is_exclusive`` says that
+    nobody else can publish to ``in.>`` (design, decision 3).
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class JetStreamInboundLog:
         replicas: int,
         report: Report,
         strategy: Strategy = Strategy.ATOMIC,
+        is_exclusive: bool = False,
     ) -> None:
         self._control = control
         self._connect = connect
@@ -68,6 +70,7 @@ class JetStreamInboundLog:
         self._replicas = replicas
         self._report = report
         self._strategy = strategy
+        self._is_exclusive = is_exclusive
         self._records = StateBucket(control, BUCKET_LINKS, replicas=replicas)
         self._writers: dict[LinkName, _Writer] = {}
 
@@ -149,7 +152,7 @@ class JetStreamInboundLog:
         if held is None:
             name = inbound_physical(link.peer, link.stream, generation)
             held = self._writers[link] = _Writer(
-                PageWriter(self._connect, name, self._strategy), generation
+                PageWriter(self._connect, name, self._strategy, is_exclusive=self._is_exclusive), generation
             )
         return held
 

@@ -111,9 +111,7 @@ async def read_messages(
         if not connection.is_closed:
             delete = f"$JS.API.CONSUMER.DELETE.{place}".encode()
             connection.write(encode_publish(delete, connection.new_inbox().encode() + b"0", b"", b""))
-    # The server begins at the stream's end when asked for more than it has.
-    found = [local_message(frame) for frame in frames]
-    return [message for message in found if message["local_sequence"] >= from_sequence]
+    return [local_message(frame) for frame in frames]
 
 
 async def _pull(

@@ -77,6 +77,10 @@ def test_what_is_cut_says_so() -> None:
     assert render.table(["NAME"], [["x" * 100]])[1] == "x" * 79 + "…"
 
 
+def test_names_to_copy_are_never_cut() -> None:
+    assert render.table(["NAME", "TEXT"], [["x" * 100, "y" * 20]], whole=1)[1] == "x" * 100 + "  " + "y" * 7 + "…"
+
+
 def test_a_long_value_goes_on_below_itself() -> None:
     lines = render.fields([("a", "word " * 30), ("long name", "x")])
     assert max(map(len, lines)) <= render.COLUMNS

@@ -301,6 +301,11 @@ def test_a_crl_in_its_place_is_obeyed_without_being_named(write_home: WriteHome)
     assert load(home).zone.revocation.crl == home / "certs/crl.pem"
 
 
+def test_a_small_quota_bounds_the_default_for_each_peer(write_home: WriteHome) -> None:
+    artifacts = load(write_home(zone=MINIMAL + "artifacts: {quota: 1GiB}\n")).zone.artifacts
+    assert (artifacts.quota_bytes, artifacts.quota_per_peer_bytes) == (1024**3, 1024**3)
+
+
 def test_describe_is_json_with_units_in_its_names(write_home: WriteHome) -> None:
     home = write_home(zone=ZONE, peers=PEERS, cursors=CURSORS)
     described: dict[str, Any] = json.loads(json.dumps(describe(load(home))))

@@ -434,6 +434,11 @@ async def test_everything_else_needs_the_token(
     assert len(operations.calls) == (1 if status == 200 else 0)
 
 
+def test_an_empty_token_opens_nothing(operations: CannedOperations) -> None:
+    with pytest.raises(BsfgError, match="the local token is empty"):
+        build_tcp_application(operations, metrics=bytes, is_ready=bool, token="")
+
+
 async def test_without_a_token_there_is_no_api_on_tcp(operations: CannedOperations) -> None:
     async with tcp(operations, None) as session:
         async with session.get("/v1/status", headers={"Authorization": "Bearer "}) as response:

@@ -138,6 +138,7 @@ async def test_the_largest_fact_is_stored(access: LocalAccess) -> None:
         (new(b"", "a\r\nPUB x 0"), Code.INVALID_REQUEST),
         (new(b"", headers=[("Nats-Rollup", "all")]), Code.INVALID_REQUEST),
         (new(b"", headers=[("nats-msg-id", "m")]), Code.INVALID_REQUEST),
+        (new(b"", headers=[("Nats-Msg-Id", "m")]), Code.INVALID_REQUEST),
         (new(b"", headers=[("Bsfg-Origin", "x")]), Code.INVALID_REQUEST),
         (new(b"", headers=[("A", "1\r\nNats-Rollup: all")]), Code.INVALID_REQUEST),
         (new(b"", headers=[("A", "1\r\nB: 2")]), Code.INVALID_REQUEST),
@@ -203,6 +204,13 @@ async def test_a_read_begins_where_it_is_told_and_holds_its_limits(access: Local
     assert [message["local_sequence"] for message in found] == [4, 5, 6]
     assert await access.read_local(NAME, 11, PageLimits()) == []
     assert await access.read_local(NAME, 1000, PageLimits()) == []
+
+
+async def test_a_waiting_read_far_beyond_the_end_gets_nothing_earlier(access: LocalAccess) -> None:
+    reading = asyncio.create_task(access.read_local(NAME, 1000, PageLimits(wait_seconds=1.0)))
+    await asyncio.sleep(0.2)
+    await access.append_local(STREAM, [new(b"early")])
+    assert await reading == []
 
 
 async def test_a_message_larger_than_the_limit_is_read_alone(access: LocalAccess) -> None:

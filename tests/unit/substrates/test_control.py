@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.certificates import TestAuthority
 from tests.support.nats import NatsServer, running_nats
 
 from bsfg.errors import BsfgError, Code, Fenced, StoreFull, SubstrateUnavailable
@@ -45,6 +46,13 @@ async def until(condition: object, seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+async def freeze(server: NatsServer) -> None:
+    """Stop the process, and return when it has stopped."""
+    os.kill(server.pid, signal.SIGSTOP)
+    status = Path(f"/proc/{server.pid}/stat")
+    await until(lambda: status.read_text().rpartition(")")[2].split()[0] == "T")
 
 
 async def test_an_answer_is_the_json_object(control: Control) -> None:
@@ -134,7 +142,7 @@ async def test_a_killed_server_fails_calls_at_once_and_is_found_again(server: Na
 
 
 async def test_a_call_under_way_ends_when_the_connection_is_lost(server: NatsServer, control: Control) -> None:
-    os.kill(server.pid, signal.SIGSTOP)
+    await freeze(server)
     call = asyncio.create_task(control.api("INFO", timeout_seconds=30.0))
     await asyncio.sleep(0.2)
     server.kill()
@@ -143,7 +151,7 @@ async def test_a_call_under_way_ends_when_the_connection_is_lost(server: NatsSer
 
 
 async def test_a_server_that_hangs_is_unavailable_within_the_deadline(server: NatsServer, control: Control) -> None:
-    os.kill(server.pid, signal.SIGSTOP)
+    await freeze(server)
     try:
         began = time.monotonic()
         with pytest.raises(SubstrateUnavailable, match=r"within 0\.3 s"):
@@ -205,3 +213,18 @@ async def test_tls_that_the_server_does_not_offer_is_no_connection(server: NatsS
     ):
         with pytest.raises(SubstrateUnavailable):
             await Control.open(target, name="test", timeout_seconds=1.0)
+
+
+async def test_tls_with_the_right_anchor_is_a_connection_and_with_another_is_not(tmp_path: Path) -> None:
+    authority = TestAuthority(tmp_path / "ca")
+    other = TestAuthority(tmp_path / "other")
+    issued = authority.zone("nats")
+    extra = f'tls {{ cert_file: "{issued.certificate_path}", key_file: "{issued.key_path}" }}'
+    with running_nats(tmp_path / "nats", extra=extra) as server:
+        right = ssl.create_default_context(cafile=str(authority.path))
+        control = await Control.open(NatsTarget((server.url,), tls=right), name="test")
+        assert await control.api("INFO")
+        await control.close()
+        wrong = ssl.create_default_context(cafile=str(other.path))
+        with pytest.raises(SubstrateUnavailable, match=r"(?i)certificate"):
+            await Control.open(NatsTarget((server.url,), tls=wrong), name="test", timeout_seconds=1.0)
