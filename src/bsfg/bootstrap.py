@@ -50,6 +50,7 @@ from bsfg.substrates.jetstream import (
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_target import NatsTarget
 from bsfg.substrates.provisioning import provision_local
+from bsfg.substrates.quarantine import FileQuarantine
 from bsfg.substrates.stream_configs import StreamSpec
 from bsfg.transport.acceptor import Acceptor, AcceptorLimits
 from bsfg.transport.access import Access
@@ -305,8 +306,16 @@ def _assemble(zone: _Zone, store: _Store, trust: TrustStore) -> Gateway:
     peers = PeerTable(
         lambda config: _client(zone, config), clock, journal, lambda peer: gateway.peer_became_reachable(peer)
     )
+    home, limits = zone.configuration.paths, zone.configuration.zone.limits
     links = LinkSupervisor(
-        store.inbound, clock, journal, zone.telemetry, peers.client, peers.answered, peers.silent
+        store.inbound,
+        FileQuarantine(home.data / "quarantine", limits.quarantine_bytes),
+        clock,
+        journal,
+        zone.telemetry,
+        peers.client,
+        peers.answered,
+        peers.silent,
     )
     parts = Parts(
         clock=clock,

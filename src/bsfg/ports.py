@@ -99,6 +99,16 @@ class InboundLog(Protocol):
         """The link record is durable on return."""
 
 
+class Quarantine(Protocol):
+    """Where facts lie that the inbound stream can't take."""
+
+    async def put(self, link: LinkName, epoch: str, fact: Fact) -> None:
+        """The fact's bytes are durable on return; putting it again changes nothing.
+
+        Raises ``QUOTA_EXCEEDED`` when there is no room for it, ``StoreFull`` when the disk has none.
+        """
+
+
 class PeerClient(Protocol):
     """One peer's gateway over mutual TLS; its identity is verified before a byte is sent (I32).
 

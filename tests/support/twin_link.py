@@ -13,6 +13,7 @@ from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.system import SystemClock
 from bsfg.errors import BsfgError, PeerRefused
 from bsfg.model.cursor import Cursor, LinkName, LinkState, parse_init_mode
+from bsfg.model.fact import Fact
 from bsfg.model.names import StreamName, ZoneId, inbound_physical, parse_stream, parse_zone
 from bsfg.model.page import FetchRequest, Page, PageLimits
 from bsfg.model.policy import ReadStream
@@ -89,6 +90,7 @@ class Diary:
     facts: int = 0
     refusals: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    aside: list[int] = field(default_factory=list)
 
     def announced(self, name: LinkName, event: str, message: str) -> None:
         self.said.append(message)
@@ -114,8 +116,18 @@ class Diary:
     def confirmed(self, name: LinkName, error: BsfgError | None) -> None:
         """Kept by the peer."""
 
+    def set_aside(self, name: LinkName, sequence: int) -> None:
+        self.aside.append(sequence)
+
     def failed_unexpectedly(self, name: LinkName, step: str, error: BaseException) -> None:
         self.faults.append(f"{step}: {error!r}")
+
+
+class Shelf:
+    """A ``ports.Quarantine`` without a disk."""
+
+    async def put(self, link: LinkName, epoch: str, fact: Fact) -> None:
+        """Kept by the diary."""
 
 
 class TwinLink:
@@ -137,7 +149,7 @@ class TwinLink:
         self._task: asyncio.Task[None] | None = None
 
     def new_driver(self) -> LinkDriver:
-        return LinkDriver(Link(NAME, self.settings), self.peer, self.receiver, self.clock, self.diary)
+        return LinkDriver(Link(NAME, self.settings), self.peer, self.receiver, Shelf(), self.clock, self.diary)
 
     def publish(self, *numbers: int) -> None:
         for number in numbers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bsfg.core.link_state import LinkSettings, StepFailure
-from bsfg.model.cursor import Cursor, Fence, LinkRecord, LocalPosition
+from bsfg.model.cursor import Cursor, Fence, Init, LinkRecord, LocalPosition
 from bsfg.model.fact import Fact
 from bsfg.model.page import FetchRequest, Page
 
@@ -86,6 +86,29 @@ class Reconfigured:
     settings: LinkSettings
 
 
+@dataclass(frozen=True, slots=True)
+class GapAccepted:
+    """An operator lets go what the sender no longer has; for a link that is halted for just that."""
+
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartChosen:
+    """An operator accepts the sender's present epoch, from this start; for a halted link."""
+
+    init: Init
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A fact that can't be stored here lies in the quarantine, durably."""
+
+    ticket: int
+    sequence: int
+    now: int
+
+
 Event = (
     Started
     | Located
@@ -100,6 +123,9 @@ Event = (
     | PartitionBegan
     | PartitionEnded
     | Reconfigured
+    | GapAccepted
+    | StartChosen
+    | SetAside
 )
 
 
@@ -141,6 +167,15 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Put a fact that can't be stored here where an operator finds its bytes."""
+
+    ticket: int
+    epoch: str
+    fact: Fact
+
+
+@dataclass(frozen=True, slots=True)
 class Confirm:
     """Beside the steps: tell the peer what is durable here."""
 
@@ -155,6 +190,6 @@ class Announce:
     message: str
 
 
-Step = Locate | Fetch | SaveRecord | Append | Wait
+Step = Locate | Fetch | SaveRecord | Append | Quarantine | Wait
 Command = Step | Confirm | Announce
 Commands = tuple[Command, ...]

@@ -23,10 +23,8 @@ time of a poll. Everything that is out carries a ticket, and an answer to any ot
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 from bsfg.core.conversation import (
-    Announce,
     Append,
     Appended,
     Commands,
@@ -35,24 +33,27 @@ from bsfg.core.conversation import (
     ConfirmFailed,
     Event,
     Fetch,
-    Locate,
+    GapAccepted,
     Located,
     PageFetched,
     PartitionBegan,
     PartitionEnded,
     Reconfigured,
     RecordSaved,
-    SaveRecord,
+    SetAside,
+    StartChosen,
     Started,
     StepFailed,
-    Wait,
     Waited,
     Woken,
 )
+from bsfg.core.failures import local_failure, peer_failure, set_aside, unstorable
 from bsfg.core.link_state import Flight, Link, Phase, Recovery, SenderWord, StepFailure
 from bsfg.core.reconcile import Halt, NeedsStart, Resume, resume
-from bsfg.errors import Code, Fenced, OutcomeUnknown, PeerRefused
-from bsfg.model.cursor import Cursor, Fence, Gap, HaltReason, Init, LinkRecord, LinkState, LocalPosition
+from bsfg.core.recovery import announce_arrival, announce_recovery
+from bsfg.core.steps import halt_link, locate, pass_gap, rest, save_record
+from bsfg.errors import Code
+from bsfg.model.cursor import Cursor, Fence, Gap, HaltReason, Init, LocalPosition
 from bsfg.model.fact import digest
 from bsfg.model.page import FetchRequest, Page
 
@@ -64,7 +65,7 @@ def advance(link: Link, event: Event) -> tuple[Link, Commands]:
         return link, ()
     match event:
         case Started() | Waited():
-            return _locate(link)
+            return locate(link)
         case Located(position=position):
             return _located(replace(link, step=None), position)
         case PageFetched(page=page, is_last=is_last):
@@ -87,58 +88,33 @@ def advance(link: Link, event: Event) -> tuple[Link, Commands]:
             return _partition_ended(link)
         case Reconfigured(settings=settings):
             return _woken(replace(link, settings=settings), False)
+        case GapAccepted(now=now):
+            return _gap_accepted(link, now)
+        case StartChosen(init=init):
+            return _start_chosen(link, init)
+        case SetAside(sequence=sequence, now=now):
+            return set_aside(replace(link, step=None), sequence, now)
 
 
 # Steps that nothing runs beside.
-
-
-def _locate(link: Link) -> tuple[Link, Commands]:
-    link = _step(_forget(link), Phase.LOCATING)
-    return link, (Locate(link.ticket),)
-
-
-def _step(link: Link, phase: Phase) -> Link:
-    return replace(link, phase=phase, ticket=link.ticket + 1, step=link.ticket + 1)
-
-
-def _forget(link: Link) -> Link:
-    """Take back everything that is out."""
-    return replace(link, step=None, fetch=None, is_polling=False, flights=(), held=None, fetch_failure=None)
-
-
-def _rest(link: Link, phase: Phase) -> Link:
-    """Nothing is out until an outside word comes."""
-    return replace(_forget(link), phase=phase)
 
 
 def _located(link: Link, position: LocalPosition) -> tuple[Link, Commands]:
     link = replace(link, fence=position.fence, word=None if link.cursor is None else link.word)
     match resume(position):
         case Halt() as halt:
-            return _halt(link, halt)
+            return halt_link(link, halt)
         case NeedsStart():
             link = replace(link, cursor=None, init=None, gaps=())
             if not link.settings.starts_on_load and not link.is_requested:
-                return _rest(link, Phase.RESTING), ()
+                return rest(link, Phase.RESTING), ()
         case Resume(cursor, init, gaps):
             saved = position.record.cursor if position.record else None
             link = replace(link, cursor=cursor, init=init, gaps=gaps, saved=saved)
+    if link.gap_to_record is not None and link.cursor is not None:
+        gaps = (*link.gaps, link.gap_to_record)
+        return save_record(replace(link, gaps=gaps, gap_to_record=None))
     return _pump(replace(link, phase=Phase.FLOWING), looks_first=True)
-
-
-def _save_record(link: Link) -> tuple[Link, Commands]:
-    cursor, fence = link.cursor, link.fence
-    assert cursor is not None and fence is not None and not link.flights
-    record = LinkRecord(
-        generation=fence.generation,
-        created=fence.created,
-        local_sequence=fence.local_sequence,
-        cursor=cursor,
-        init=link.init,
-        gaps=link.gaps,
-    )
-    link = _step(link, Phase.RECORDING)
-    return link, (SaveRecord(link.ticket, record),)
 
 
 def _record_saved(link: Link) -> tuple[Link, Commands]:
@@ -160,9 +136,9 @@ def _pump(link: Link, *, looks_first: bool = False) -> tuple[Link, Commands]:
     if link.phase is not Phase.FLOWING or link.fetch is not None:
         return link, ()
     if link.is_partitioned:
-        return (link, ()) if link.flights else (_rest(link, Phase.PARTITIONED), ())
+        return (link, ()) if link.flights else (rest(link, Phase.PARTITIONED), ())
     if link.fetch_failure is not None:
-        return (link, ()) if link.flights else _peer_failure(link, link.fetch_failure)
+        return (link, ()) if link.flights else peer_failure(link, link.fetch_failure)
     if not link.has_room:
         return link, ()
     is_behind = looks_first or link.word is None or link.word.pending > 0
@@ -191,10 +167,10 @@ def _page_fetched(link: Link, page: Page) -> tuple[Link, Commands]:
         return _start_resolved(link, page)
     if page.epoch != ahead.epoch or page.scanned_through < ahead.scanned_through:
         asked, said = f"{ahead.epoch}:{ahead.scanned_through}", f"{page.epoch}:{page.scanned_through}"
-        return _halt(
+        return halt_link(
             link, Halt(HaltReason.DIVERGED, f"asked behind {asked}, the peer answered for {said}")
         )
-    link, announcements = _announce_recovery(link, page)
+    link, announcements = announce_recovery(link, page)
     link, commands = _take_in(link, page)
     return link, announcements + commands
 
@@ -212,8 +188,8 @@ def _start_resolved(link: Link, page: Page) -> tuple[Link, Commands]:
     )
     cursor = Cursor(page.epoch, None, None, page.start_sequence - 1)
     link = replace(link, init=init, cursor=cursor, held=page, fetch=None)
-    link, announcements = _announce_recovery(link, page)
-    link, commands = _save_record(link)
+    link, announcements = announce_recovery(link, page)
+    link, commands = save_record(link)
     return link, announcements + commands
 
 
@@ -221,15 +197,17 @@ def _take_in(link: Link, page: Page) -> tuple[Link, Commands]:
     """Append what is not here yet; nothing at or below the cursor is ever appended again (I10)."""
     ahead, fence = link.cursor_ahead, link.fence_ahead
     assert ahead is not None and fence is not None
-    facts = tuple(fact for fact in page.facts if fact.sequence > ahead.scanned_through)
-    link = replace(link, facts_duplicate=link.facts_duplicate + len(page.facts) - len(facts))
+    fresh = [fact for fact in page.facts if fact.sequence > ahead.scanned_through]
+    facts = (
+        tuple(fact for fact in fresh if fact.sequence not in link.set_aside) if link.gaps else tuple(fresh)
+    )
+    link = replace(link, facts_duplicate=link.facts_duplicate + len(page.facts) - len(fresh))
     if not facts:
         return _scanned(link, page.scanned_through)
     ticket = link.ticket + 1
     flight = Flight(
         ticket=ticket,
-        facts=len(facts),
-        oldest_time=facts[0].time,
+        facts=facts,
         cursor=Cursor(page.epoch, facts[-1].sequence, digest(facts[-1]), page.scanned_through),
         fence=replace(fence, local_sequence=fence.local_sequence + len(facts)),
     )
@@ -260,16 +238,18 @@ def _appended(link: Link, ticket: int, fence: Fence) -> tuple[Link, Commands]:
     if stored == 0:
         return link, ()
     last = marked[stored - 1]
-    count = sum(flight.facts for flight in marked[:stored])
-    link = replace(link, flights=marked[stored:], fence=last.fence, facts_appended=link.facts_appended + count)
+    count = sum(len(flight.facts) for flight in marked[:stored])
+    link = replace(
+        link, flights=marked[stored:], fence=last.fence, facts_appended=link.facts_appended + count
+    )
     return _applied(link, last.cursor)
 
 
 def _applied(link: Link, cursor: Cursor) -> tuple[Link, Commands]:
     link = replace(link, cursor=cursor, failures=0, trouble=None, error=None, rounds=link.rounds + 1)
     link, confirms = _confirm(link)
-    link, announcements = _announce_arrival(link)
-    link, commands = _save_record(link) if _is_worth_saving(link) else _pump(link)
+    link, announcements = announce_arrival(link)
+    link, commands = save_record(link) if _is_worth_saving(link) else _pump(link)
     return link, confirms + announcements + commands
 
 
@@ -296,74 +276,13 @@ def _confirm(link: Link) -> tuple[Link, Commands]:
 
 # Failures.
 
-_DENIALS: Final = (Code.IDENTITY_REJECTED, Code.PEER_UNKNOWN, Code.STREAM_DENIED)
-_HALTS: Final = {
-    Code.HISTORY_MISMATCH: HaltReason.DIVERGED,
-    Code.AHEAD_OF_SOURCE: HaltReason.AHEAD_OF_SOURCE,
-    Code.INIT_REJECTED: HaltReason.INIT_REJECTED,
-}
-
 
 def _failed(link: Link, ticket: int, failure: StepFailure) -> tuple[Link, Commands]:
     if ticket == link.fetch:
         return _pump(replace(link, fetch=None, fetch_failure=failure))
-    return _local_failure(link, failure)
-
-
-def _local_failure(link: Link, failure: StepFailure) -> tuple[Link, Commands]:
-    """After any failed append only the stream itself says what it holds (I5)."""
-    error = failure.error
-    if isinstance(error, Fenced | OutcomeUnknown) and link.failures == 0:
-        return _locate(replace(link, failures=1, error=error))
-    if error.code is Code.TOO_LARGE:
-        return _halt(link, Halt(HaltReason.UNSTORABLE_FACT, error.message))
-    if error.code is Code.NOT_FOUND:
-        return _halt(link, Halt(HaltReason.LOCAL_RESET, error.message))
-    is_full = error.code is Code.LOCAL_FULL
-    return _wait(link, failure, LinkState.LOCAL_FULL if is_full else LinkState.LOCAL_UNAVAILABLE)
-
-
-def _peer_failure(link: Link, failure: StepFailure) -> tuple[Link, Commands]:
-    error = failure.error
-    link = replace(link, recovery=Recovery(), confirmed=None, fetch_failure=None)
-    if isinstance(error, PeerRefused):
-        if error.code is Code.GAP:
-            return _gap_met(link, failure)
-        if error.code in _HALTS:
-            return _halt(link, Halt(_HALTS[error.code], error.message))
-        if error.code is Code.PARTITIONED:
-            return _wait(link, failure, LinkState.PARTITIONED)
-    if error.code in _DENIALS:
-        return _wait(link, failure, LinkState.DENIED)
-    return _wait(link, failure, LinkState.BACKING_OFF)
-
-
-def _gap_met(link: Link, failure: StepFailure) -> tuple[Link, Commands]:
-    """The peer no longer has what comes next: never passed over in silence (I18)."""
-    first, last = failure.error.details.get("from"), failure.error.details.get("to")
-    if not isinstance(first, int) or not isinstance(last, int) or link.cursor is None:
-        return _wait(link, failure, LinkState.BACKING_OFF)
-    if first != link.cursor.scanned_through + 1 or last < first:
-        return _wait(link, failure, LinkState.BACKING_OFF)
-    if not link.settings.records_gaps:
-        return _halt(link, Halt(HaltReason.GAP, failure.error.message))
-    gap = Gap(first, last, failure.now, "retention")
-    known = tuple(other for other in link.gaps if other.first != first)
-    return _save_record(replace(link, gaps=(*known, gap), accept_gap=(first, last)))
-
-
-def _wait(link: Link, failure: StepFailure, trouble: LinkState) -> tuple[Link, Commands]:
-    failures = link.failures + 1
-    link = replace(link, failures=failures, trouble=trouble, error=failure.error)
-    if link.is_partitioned:
-        return _rest(link, Phase.PARTITIONED), ()
-    link = _step(_forget(link), Phase.WAITING)
-    return link, (Wait(link.ticket, link.settings.backoff.delay(failures, failure.chance)),)
-
-
-def _halt(link: Link, halt: Halt) -> tuple[Link, Commands]:
-    link = replace(_rest(link, Phase.HALTED), halt=halt)
-    return link, (Announce("link_halted", f"link halted: {halt.reason}: {halt.message}"),)
+    if failure.error.code is Code.TOO_LARGE:
+        return unstorable(link, ticket, failure)
+    return local_failure(link, failure)
 
 
 # Outside words.
@@ -372,7 +291,7 @@ def _halt(link: Link, halt: Halt) -> tuple[Link, Commands]:
 def _woken(link: Link, by_operator: bool) -> tuple[Link, Commands]:
     link = replace(link, is_requested=link.is_requested or by_operator)
     if link.phase is Phase.WAITING or (link.phase is Phase.RESTING and link.is_requested):
-        return _locate(link)
+        return locate(link)
     if link.phase is Phase.FLOWING and link.is_polling and link.fetch is not None:
         return _fetch(link, wait_seconds=0.0)
     return link, ()
@@ -384,35 +303,26 @@ def _partition_began(link: Link) -> tuple[Link, Commands]:
     if link.phase is Phase.FLOWING:
         return _pump(replace(link, fetch=None, is_polling=False, fetch_failure=None))
     if link.phase in (Phase.WAITING, Phase.RESTING):
-        return _rest(link, Phase.PARTITIONED), ()
+        return rest(link, Phase.PARTITIONED), ()
     return link, ()
 
 
 def _partition_ended(link: Link) -> tuple[Link, Commands]:
     link = replace(link, is_partitioned=False)
-    return _locate(link) if link.phase is Phase.PARTITIONED else _pump(link)
+    return locate(link) if link.phase is Phase.PARTITIONED else _pump(link)
 
 
-# The lines of a recovery.
-
-
-def _announce_recovery(link: Link, page: Page) -> tuple[Link, Commands]:
-    if link.recovery is None or link.recovery.target is not None or link.cursor is None:
+def _gap_accepted(link: Link, now: int) -> tuple[Link, Commands]:
+    gap = link.halt.gap if link.phase is Phase.HALTED and link.halt else None
+    if gap is None:
         return link, ()
-    local, missing = link.cursor.sequence or 0, page.pending + len(page.facts)
-    lines = (
-        Announce("cursor_comparison", f"cursor comparison: local={local}, peer={page.head}"),
-        Announce("backfill_required", f"backfill required: {missing} facts"),
-        Announce("replay_initiated", "replay initiated"),
-    )
-    return replace(link, recovery=Recovery(target=page.head)), lines
+    return pass_gap(replace(link, halt=None), Gap(*gap, now, "retention"))
 
 
-def _announce_arrival(link: Link) -> tuple[Link, Commands]:
-    recovery, cursor = link.recovery, link.cursor
-    if recovery is None or recovery.target is None or cursor is None:
+def _start_chosen(link: Link, init: Init) -> tuple[Link, Commands]:
+    """The accepted epoch has no fact here yet; what was stored of the one before stays (contract, ``accept-epoch``)."""
+    if link.phase is not Phase.HALTED or link.fence is None:
         return link, ()
-    if cursor.scanned_through < recovery.target:
-        return link, ()
-    line = Announce("cursor_advanced", f"cursor advanced to {recovery.target}")
-    return replace(link, recovery=None), (line,)
+    cursor = Cursor(init.epoch, None, None, init.start_sequence - 1)
+    link = replace(link, halt=None, init=init, cursor=cursor, confirmed=None, recovery=Recovery())
+    return save_record(link)

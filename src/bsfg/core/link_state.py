@@ -9,9 +9,9 @@ from typing import Final
 from bsfg.core.backoff import Backoff
 from bsfg.core.reconcile import Halt
 from bsfg.errors import BsfgError
-from bsfg.model.cursor import Cursor, Fence, Gap, Init, InitMode, LinkName, LinkState
+from bsfg.model.cursor import Cursor, Fence, Gap, HaltReason, Init, InitMode, LinkName, LinkState
+from bsfg.model.fact import Fact
 from bsfg.model.page import Page, PageLimits
-
 
 FLIGHTS_MAX: Final = 3
 """Pages being stored at once, behind each other; with the page being fetched this keeps sender and store busy."""
@@ -36,6 +36,8 @@ class LinkSettings:
     starts_on_load: bool = True
     records_gaps: bool = False
     """``on_gap: record_and_continue``."""
+    sets_aside: bool = False
+    """``on_unstorable: quarantine``."""
     limits: PageLimits = field(default_factory=PageLimits)
     """Of one page; ``wait_seconds`` is how long a level link asks the peer to hold the answer."""
     pages_max: int = 1
@@ -66,8 +68,7 @@ class Flight:
     """A page that is being stored: where the link will be when it is, by arithmetic from the one read of the cursor."""
 
     ticket: int
-    facts: int
-    oldest_time: int
+    facts: tuple[Fact, ...]
     cursor: Cursor
     fence: Fence
     is_stored: bool = False
@@ -109,6 +110,8 @@ class Link:
     fetch_failure: StepFailure | None = None
     """Why the fetch ended, while pages in flight are still being stored."""
     accept_gap: tuple[int, int] | None = None
+    gap_to_record: Gap | None = None
+    """A fact that was set aside, to be recorded once the link knows again where it is."""
     saved: Cursor | None = None
     """The cursor of the last saved record; ``scanned_through`` beyond the last fact lives only there."""
     word: SenderWord | None = None
@@ -150,9 +153,14 @@ class Link:
         return self.flights[-1].fence if self.flights else self.fence
 
     @property
+    def set_aside(self) -> frozenset[int]:
+        """Sequences of facts that could not be stored here and lie in the quarantine."""
+        return frozenset(gap.first for gap in self.gaps if gap.reason == HaltReason.UNSTORABLE_FACT)
+
+    @property
     def facts_in_hand(self) -> int:
         """Facts fetched and not yet durable."""
-        return sum(flight.facts for flight in self.flights) + (len(self.held.facts) if self.held else 0)
+        return sum(len(flight.facts) for flight in self.flights) + (len(self.held.facts) if self.held else 0)
 
 
 def state_of(link: Link) -> LinkState:

@@ -31,6 +31,8 @@ class Halt:
 
     reason: HaltReason
     message: str
+    gap: tuple[int, int] | None = None
+    """The facts that the sender no longer has, where that is the reason; both ends included."""
 
 
 def resume(position: LocalPosition) -> Resume | NeedsStart | Halt:
@@ -52,13 +54,23 @@ def resume(position: LocalPosition) -> Resume | NeedsStart | Halt:
 def _resume_from_tip(tip: Cursor, position: LocalPosition, record: LinkRecord | None) -> Resume | Halt:
     if record is None:
         return Resume(tip, None, ())
-    is_believed = (
-        record.local_sequence == position.fence.local_sequence
-        and record.cursor.epoch == tip.epoch
-        and record.cursor.sequence == tip.sequence
-        and record.cursor.digest == tip.digest
+    is_believed = record.local_sequence == position.fence.local_sequence and (
+        _same_fact(record.cursor, tip) or _starts_anew(record)
     )
     return Resume(record.cursor if is_believed else tip, record.init, record.gaps)
+
+
+def _same_fact(one: Cursor, other: Cursor) -> bool:
+    return (one.epoch, one.sequence, one.digest) == (other.epoch, other.sequence, other.digest)
+
+
+def _starts_anew(record: LinkRecord) -> bool:
+    """An operator accepted another epoch: it has no fact yet, and the stream's last one belongs to the epoch before."""
+    return (
+        record.cursor.sequence is None
+        and record.init is not None
+        and record.init.epoch == record.cursor.epoch
+    )
 
 
 def _resume_without_facts(position: LocalPosition, record: LinkRecord | None) -> Resume | NeedsStart | Halt:

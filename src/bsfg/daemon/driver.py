@@ -26,8 +26,10 @@ from bsfg.core.conversation import (
     Locate,
     Located,
     PageFetched,
+    Quarantine,
     RecordSaved,
     SaveRecord,
+    SetAside,
     Started,
     Step,
     StepFailed,
@@ -39,6 +41,7 @@ from bsfg.core.link_state import Link, StepFailure, state_of
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import LinkName, LinkState
 from bsfg.ports import Clock, InboundLog, PeerClient
+from bsfg.ports import Quarantine as QuarantineStore
 
 EVENTS_MAX: Final = 1_000
 STEP_SECONDS_MAX: Final = 120.0
@@ -63,6 +66,8 @@ class LinkObserver(Protocol):
 
     def confirmed(self, name: LinkName, error: BsfgError | None) -> None: ...
 
+    def set_aside(self, name: LinkName, sequence: int) -> None: ...
+
     def failed_unexpectedly(self, name: LinkName, step: str, error: BaseException) -> None: ...
 
 
@@ -73,6 +78,7 @@ class LinkDriver:
     link: Link
     client: PeerClient
     inbound: InboundLog
+    quarantine: QuarantineStore
     clock: Clock
     observer: LinkObserver
     chance: Callable[[], float] = random.random
@@ -173,6 +179,10 @@ class LinkDriver:
                 return RecordSaved(ticket)
             case Append():
                 return await self._append(step)
+            case Quarantine(ticket=ticket, epoch=epoch, fact=fact):
+                await self.quarantine.put(self.name, epoch, fact)
+                self.observer.set_aside(self.name, fact.sequence)
+                return SetAside(ticket, fact.sequence, self.clock.now())
             case Wait(ticket=ticket, seconds=seconds):
                 await self.clock.sleep(seconds)
                 return Waited(ticket)

@@ -15,7 +15,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from bsfg.config.limits import Limits
-from bsfg.config.values import LinkConfig, LinkStart, OnGap
+from bsfg.config.values import LinkConfig, LinkStart, OnGap, OnUnstorable
 from bsfg.core.backoff import Backoff
 from bsfg.core.conversation import Event, PartitionBegan, PartitionEnded, Reconfigured, Woken
 from bsfg.core.link_state import Link, LinkSettings
@@ -25,7 +25,7 @@ from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import LinkName, LinkState
 from bsfg.model.names import ZoneId
 from bsfg.model.page import BYTES_MAX, PageLimits
-from bsfg.ports import Clock, InboundLog, PeerClient
+from bsfg.ports import Clock, InboundLog, PeerClient, Quarantine
 
 PAGE_FACTS: Final = 5_000
 RESTART_SECONDS: Final = 2.0
@@ -38,6 +38,7 @@ def settings_of(config: LinkConfig, limits: Limits) -> LinkSettings:
         justification=config.justification,
         starts_on_load=config.start is LinkStart.LOAD,
         records_gaps=config.on_gap is OnGap.RECORD_AND_CONTINUE,
+        sets_aside=config.on_unstorable is OnUnstorable.QUARANTINE,
         limits=PageLimits(facts=PAGE_FACTS, bytes=BYTES_MAX, wait_seconds=limits.poll_wait_seconds),
         backoff=Backoff(limits.retry_delay_seconds_min, limits.retry_delay_seconds_max),
     )
@@ -56,6 +57,7 @@ class LinkSupervisor:
     """Every configured link of this zone; also the observer of their drivers."""
 
     inbound: InboundLog
+    quarantine: Quarantine
     clock: Clock
     journal: FilteringBoundLogger
     telemetry: Telemetry
@@ -117,7 +119,7 @@ class LinkSupervisor:
 
     def _start(self, name: LinkName, settings: LinkSettings, is_partitioned: bool) -> None:
         link = Link(name, settings, is_partitioned=is_partitioned)
-        driver = LinkDriver(link, self.client_of(name.peer), self.inbound, self.clock, self)
+        driver = LinkDriver(link, self.client_of(name.peer), self.inbound, self.quarantine, self.clock, self)
         task = asyncio.create_task(self._run(name), name=f"link {name}")
         self._links[name] = _Running(driver, task)
 
@@ -147,7 +149,7 @@ class LinkSupervisor:
     def _renew(self, name: LinkName) -> None:
         old = self._links[name].driver.link
         link = Link(name, old.settings, is_partitioned=old.is_partitioned, is_requested=old.is_requested)
-        driver = LinkDriver(link, self.client_of(name.peer), self.inbound, self.clock, self)
+        driver = LinkDriver(link, self.client_of(name.peer), self.inbound, self.quarantine, self.clock, self)
         self._links[name].driver = driver
 
     # LinkObserver: what drivers report.
@@ -204,6 +206,14 @@ class LinkSupervisor:
     def confirmed(self, name: LinkName, error: BsfgError | None) -> None:
         result = error.code.label if error else "ok"
         self.telemetry.confirm_requests.labels(name.peer, name.stream, result).inc()
+
+    def set_aside(self, name: LinkName, sequence: int) -> None:
+        self.journal.error(
+            "fact_set_aside",
+            peer=name.peer,
+            stream=name.stream,
+            message=f"fact {sequence} can't be stored here; its bytes are in the quarantine",
+        )
 
     def failed_unexpectedly(self, name: LinkName, step: str, error: BaseException) -> None:
         self.journal.error(

@@ -27,6 +27,7 @@ LOG_EVENTS: Final = {
     "cursor_advanced": "recovery: the cursor has reached the head that the recovery began with",
     "link_state": "a link changed its state",
     "link_halted": "a link waits for an operator",
+    "fact_set_aside": "a fact that this zone can't store lies in the quarantine",
     "link_fault": "a step of a link failed in a way that nobody foresaw",
     "partition_began": "an operator cut a peer off",
     "partition_ended": "an administrative partition ended",

@@ -50,7 +50,7 @@ def sender_word(driver: LinkDriver, monitor: PeerMonitor | None) -> dict[str, An
     if word is None or age is None or age > WORD_FRESH_SECONDS or not is_reachable:
         return row
     flights = driver.link.flights
-    oldest = flights[0].oldest_time if flights else word.next_time
+    oldest = flights[0].facts[0].time if flights else word.next_time
     lag = 0.0 if oldest is None else max(0, word.sender_time - oldest) / NANOSECONDS
     facts = word.pending + driver.link.facts_in_hand
     return row | {"head": word.head, "lag_facts": facts, "lag_seconds": round(lag, 6)}

@@ -232,6 +232,30 @@ ZONE_CASES: Final = {
     "endpoint without s3": (BASE + "artifacts: {§region: x}\n", "region is only for store: s3", ""),
     "bucket with a slash": (BASE + "artifacts: {bucket: §a/b}\n", "'a/b' is not a bucket name", ""),
     "quotas": (BASE + "artifacts: {quota: 1GiB, quota_per_peer: §2GiB}\n", "larger than quota", ""),
+    "region": (BASE + "artifacts: {store: s3, endpoint: 'http://a', region: §a b}\n", "is not a region", ""),
+    "endless identity": (
+        f"zone: a\nidentity_from: uri\nidentity: §urn:{'a' * 1021}\n",
+        "needs 1 to 1024",
+        "",
+    ),
+    "path with spaces around": (BASE + 'log: {file: §" a"}\n', "' a' is not a file path", ""),
+    "endless path": (BASE + f"log: {{file: §{'a' * 4001}}}\n", "is not a file path", ""),
+    "too many servers": (BASE + f"substrate: {{url: §'{'tls://a,' * 64}tls://a'}}\n", "more than 64", ""),
+    "server of a user": (BASE + 'substrate: {url: §"tls://token@a"}\n', "user or password", "in a file"),
+    "server with an empty user": (
+        BASE + 'substrate: {url: §"tls://:p@a"}\n',
+        "user or password",
+        "in a file",
+    ),
+    "server with query": (BASE + 'substrate: {url: §"tls://a?b"}\n', "not just scheme, host and port", ""),
+    "server with fragment": (BASE + 'substrate: {url: §"tls://a#b"}\n', "not just scheme, host and port", ""),
+    "server with port 0": (BASE + 'substrate: {url: §"tls://a:0"}\n', "not just scheme, host and port", ""),
+    "server with a tab": (BASE + 'substrate: {url: §"tls://a\\tb"}\n', "not a URL of tls or nats", ""),
+    "monitor with a space": (
+        BASE + 'substrate: {url: "tls://a", monitor: [§" http://a"]}\n',
+        "not a URL of",
+        "",
+    ),
     "path with tilde": (BASE + "log: {file: §~/bsfg.log}\n", "begins with '~'", "in full"),
     "identity_from misspelt, so the form is not known": (
         "zone: a\nidentity: urn:a\nidentity_from: §ur\n",
@@ -294,7 +318,7 @@ ZONE_CASES: Final = {
     "two documents": (BASE + "§---\nzone: plant-b\n", "a second YAML document", ""),
     "more in the second document": (BASE + "§---\nzone: *b\n", "a second YAML document", ""),
     "nothing but a tag": ("§!!map x\n", "tag '!!map' is not allowed", ""),
-    "no such character": (BASE + 'listen: "\\U§00110000"\n', "is not valid YAML", ""),
+    "no such character": (BASE + 'listen§: "\\U00110000"\n', "is not valid YAML", ""),
     "open bracket": (
         BASE + "listen: [1\n§",
         "is not valid YAML: expected ',' or ']', but got '<stream end>', while parsing a flow sequence"
@@ -362,6 +386,11 @@ PEERS_CASES: Final = {
         "'a*' is not a plain common name",
         "wildcards",
     ),
+    "common name with two dots": (
+        PEER.replace("enterprise-bsfg", "§a..b") + "    identity_from: subject\n",
+        "'a..b' is not a plain common name",
+        "",
+    ),
     "extra with subject": (
         PEER + "    identity_from: subject\n    identity_san_extra: §[a]\n",
         "does not go with identity_from: subject",
@@ -389,12 +418,14 @@ PEERS_CASES: Final = {
     "artifact type wildcard": (PEER + '    artifacts: [§"*"]\n', "not one plain path segment", ""),
     "artifact type look-alike": (PEER + "    artifacts: [§or\u0501er]\n", "not one plain path segment", ""),
     "artifact type twice": (PEER + "    artifacts: [a, §a]\n", "a is listed twice", ""),
-    "redirect host": (PEER + "    artifact_redirect_host: §http://a\n", "is not a host", ""),
+    "redirect host": (PEER + "    artifact_redirect_host: §http://a\n", "has no port from 1", ""),
     "reference is a number": (
         PEER + "    reference: §1234\n",
         "must be text, not the number 1234",
         "quote it",
     ),
+    "endless reference": (PEER + f"    reference: §{'a' * 1001}\n", "needs 1 to 1000", ""),
+    "reference with an escape": (PEER + '    reference: §"CHG\\e[31m"\n', "needs 1 to 1000 printable", ""),
     "anchor is a list": (PEER + "    trust_anchor: §[a]\n", "trust_anchor: must be text, not a list", ""),
 }
 
@@ -445,6 +476,7 @@ CURSORS_CASES: Final = {
         "",
     ),
     "links of nobody do not collide": ("cursors:\n- §stream: a.b\n- §stream: a.b\n", "peer is missing", ""),
+    "empty mode": (cursor('    init_mode: §""\n'), "needs 1 to 64", ""),
     "endless mode": (cursor(f"    init_mode: §bounded_backfill_{'9' * 5000}h\n"), "needs 1 to 64", ""),
     "no timestamp": (
         cursor("    init_mode: §explicit_timestamp\n" + WHY),

@@ -139,6 +139,14 @@ def test_things_that_are_not_readable_files(write_home: WriteHome, name: str) ->
     assert "there is no file" in say()
 
 
+def test_no_descriptor_is_left_open(write_home: WriteHome) -> None:
+    home = write_home(zone=MINIMAL)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        load(home)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_bytes_that_are_not_text(write_home: WriteHome) -> None:
     [line] = lines_of(write_home(zone=MINIMAL.encode() + b"listen: \xff\n"))
     assert line.startswith("config/zone.yaml:3:9: byte '0xff' is not UTF-8")

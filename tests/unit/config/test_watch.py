@@ -174,10 +174,25 @@ def test_files_are_read_only_when_their_signature_changes(
     assert len(read) == 2
 
 
+def test_an_empty_folder_is_no_change(home: Path) -> None:
+    polls = settled(home)
+    (home / "certs/folder").mkdir()
+    assert polls.for_seconds(3) == 0
+
+
+def test_no_descriptor_is_left_open(home: Path) -> None:
+    watch = ChangeWatch(home)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        watch.accept()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_odd_things_do_not_stop_the_watch(home: Path) -> None:
     polls = settled(home)
     os.mkfifo(home / "certs/pipe")
     (home / "certs/loop").symlink_to("loop")
+    (home / "certs/endless").symlink_to("/dev/zero")
     (home / "certs/folder").mkdir()
     assert polls.for_seconds(3) == 1
     (home / "certs/folder/inside").write_text("x")

@@ -16,13 +16,17 @@ from bsfg.core.conversation import (
     ConfirmFailed,
     Event,
     Fetch,
+    GapAccepted,
     Locate,
     Located,
     PageFetched,
     PartitionBegan,
     PartitionEnded,
+    Quarantine,
     RecordSaved,
     SaveRecord,
+    SetAside,
+    StartChosen,
     Started,
     StepFailed,
     Wait,
@@ -65,7 +69,9 @@ def fact(sequence: int) -> Fact:
     return Fact(sequence, f"{NAME.stream}.batch", 1_000 + sequence, b"", b'{"n": %d}' % sequence)
 
 
-def page(*sequences: int, start: int = 1, scanned: int | None = None, pending: int = 0, epoch: str = "e1") -> Page:
+def page(
+    *sequences: int, start: int = 1, scanned: int | None = None, pending: int = 0, epoch: str = "e1"
+) -> Page:
     facts = [fact(sequence) for sequence in sequences]
     through = scanned if scanned is not None else (sequences[-1] if sequences else start - 1)
     return Page(
@@ -149,7 +155,9 @@ def test_a_new_link_resolves_its_start_and_saves_it_before_the_first_append() ->
     talk = Conversation()
     assert isinstance(talk.tell(Started()), Locate)
     fetch = talk.located(empty())
-    assert isinstance(fetch, Fetch) and fetch.request.start == SETTINGS.init_mode and fetch.request.after is None
+    assert (
+        isinstance(fetch, Fetch) and fetch.request.start == SETTINGS.init_mode and fetch.request.after is None
+    )
     save = talk.fetched(page(5, 6, start=5))
     assert isinstance(save, SaveRecord)
     assert save.record.cursor == Cursor("e1", None, None, 4)
@@ -403,7 +411,11 @@ def test_a_recovery_is_told_in_the_words_and_order_of_the_contract() -> None:
     talk.waited()
     talk.located(at(6, 6))
     talk.fetched(page(7, 8, start=7, pending=2))
-    assert talk.said == ["cursor comparison: local=6, peer=10", "backfill required: 4 facts", "replay initiated"]
+    assert talk.said == [
+        "cursor comparison: local=6, peer=10",
+        "backfill required: 4 facts",
+        "replay initiated",
+    ]
     talk.appended()
     talk.fetched(page(9, 10, start=9))
     talk.appended()
@@ -441,7 +453,9 @@ def test_pages_are_stored_behind_each_other_and_fetched_meanwhile() -> None:
     fetch = talk.orders[1]
     assert isinstance(fetch, Fetch) and fetch.request.after == Cursor("e1", 8, digest(fact(8)), 8)
     second = talk.fetched(page(9, start=9, pending=4))
-    assert isinstance(second, Append) and second.fence.local_sequence == 8, "by arithmetic, not by another read"
+    assert isinstance(second, Append) and second.fence.local_sequence == 8, (
+        "by arithmetic, not by another read"
+    )
     assert talk.link.cursor is not None and talk.link.cursor.sequence == 6
 
 
@@ -499,3 +513,85 @@ def test_the_pages_of_one_answer_are_taken_in_one_after_the_other() -> None:
     talk.tell(PageFetched(ticket, page(8, start=8, pending=1)))
     assert talk.link.fetch != ticket
     assert [flight.cursor.sequence for flight in talk.link.flights] == [7, 8]
+
+
+def test_an_operator_lets_a_gap_go_and_it_is_durable_before_the_facts_behind_it() -> None:
+    talk = level_at(6)
+    assert talk.tell(GapAccepted(5)) is None, "where there is no gap there is nothing to accept"
+    talk.fetch_fails(gap(7, 9))
+    save = talk.tell(GapAccepted(5))
+    assert isinstance(save, SaveRecord) and [(each.first, each.last) for each in save.record.gaps] == [(7, 9)]
+    fetch = talk.saved()
+    assert isinstance(fetch, Fetch) and fetch.request.accept_gap == (7, 9)
+    assert talk.link.halt is None and talk.state() is not LinkState.HALTED
+
+
+def test_an_operator_accepts_another_epoch_from_a_start_and_the_old_facts_stay() -> None:
+    talk = level_at(6)
+    chosen = Init("start_now", None, "the source was restored", "e2", 4, 9_000)
+    assert talk.tell(StartChosen(chosen)) is None, "a link that is not halted is not moved"
+    talk.fetch_fails(PeerRefused(Code.HISTORY_MISMATCH, "another epoch"))
+    save = talk.tell(StartChosen(chosen))
+    assert isinstance(save, SaveRecord)
+    assert save.record.cursor == Cursor("e2", None, None, 3) and save.record.local_sequence == 6
+    fetch = talk.saved()
+    assert isinstance(fetch, Fetch) and fetch.request.after == Cursor("e2", None, None, 3)
+    append = talk.fetched(page(4, 5, start=4, epoch="e2"))
+    assert isinstance(append, Append) and append.fence.local_sequence == 6
+    restarted = Conversation()
+    restarted.tell(Started())
+    again = restarted.located(at(6, 6, save.record))
+    assert isinstance(again, Fetch) and again.request.after == Cursor("e2", None, None, 3)
+
+
+def unstorable(sequence: int) -> BsfgError:
+    return BsfgError(Code.TOO_LARGE, "too large", sequence=sequence)
+
+
+def test_a_fact_that_can_not_be_stored_halts_by_default() -> None:
+    talk = level_at(6)
+    talk.fetched(page(7, 8, start=7))
+    assert talk.append_fails(unstorable(8)) is None
+    assert talk.link.halt is not None and talk.link.halt.reason is HaltReason.UNSTORABLE_FACT
+
+
+def test_where_policy_says_so_it_is_set_aside_and_named_and_the_link_goes_on() -> None:
+    talk = Conversation(replace(SETTINGS, sets_aside=True))
+    talk.tell(Started())
+    talk.located(at(6, 6))
+    talk.fetched(page(7, 8, 9, start=7))
+    order = talk.append_fails(unstorable(8))
+    assert isinstance(order, Quarantine) and order.fact == fact(8)
+    assert isinstance(talk.tell(SetAside(order.ticket, 8, 33)), Locate)
+    save = talk.located(at(7, 7))
+    assert isinstance(save, SaveRecord)
+    assert [(each.first, each.reason) for each in save.record.gaps] == [(8, "unstorable_fact")]
+    talk.saved()
+    append = talk.fetched(page(8, 9, start=8))
+    assert isinstance(append, Append) and [each.sequence for each in append.facts] == [9]
+    assert talk.link.facts_duplicate == 0, "what was set aside is no duplicate"
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (BsfgError(Code.QUOTA_EXCEEDED, "the quarantine is full"), LinkState.HALTED),
+        (StoreFull("the disk is full"), LinkState.LOCAL_FULL),
+    ],
+)
+def test_a_fact_that_can_not_even_be_set_aside_stops_the_link_in_a_named_state(
+    error: BsfgError, state: LinkState
+) -> None:
+    talk = Conversation(replace(SETTINGS, sets_aside=True))
+    talk.tell(Started())
+    talk.located(at(6, 6))
+    talk.fetched(page(7, start=7))
+    talk.append_fails(unstorable(7))
+    talk.step_fails(error)
+    assert talk.state() is state
+
+
+def test_a_fact_that_no_page_may_carry_halts_the_link() -> None:
+    talk = level_at(6)
+    talk.fetch_fails(BsfgError(Code.BAD_ANSWER, "fact 7 has reserved headers", sequence=7))
+    assert talk.link.halt is not None and talk.link.halt.reason is HaltReason.UNSTORABLE_FACT
