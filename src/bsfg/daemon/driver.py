@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -191,10 +192,11 @@ class LinkDriver:
         """Every page but the last is told of as it comes; the next is taken in when the link has room for it."""
         began, page = self.clock.monotonic(), None
         try:
-            async for following in self.client.pages(step.request, step.pages):
-                if page is not None:
-                    await self._page_came(PageFetched(step.ticket, page, is_last=False))
-                page = following
+            async with aclosing(self.client.pages(step.request, step.pages)) as pages:
+                async for following in pages:
+                    if page is not None:
+                        await self._page_came(PageFetched(step.ticket, page, is_last=False))
+                    page = following
         except BsfgError as error:
             if isinstance(error, PeerRefused) and error.code is not Code.PARTITIONED:
                 self.observer.peer_answered(self.name)

@@ -28,6 +28,8 @@ from bsfg.model.page import BYTES_MAX, PageLimits
 from bsfg.ports import Clock, InboundLog, PeerClient, Quarantine
 
 PAGE_FACTS: Final = 5_000
+PAGES_MAX: Final = 8
+"""In one answer while a link catches up."""
 RESTART_SECONDS: Final = 2.0
 
 
@@ -40,6 +42,7 @@ def settings_of(config: LinkConfig, limits: Limits) -> LinkSettings:
         records_gaps=config.on_gap is OnGap.RECORD_AND_CONTINUE,
         sets_aside=config.on_unstorable is OnUnstorable.QUARANTINE,
         limits=PageLimits(facts=PAGE_FACTS, bytes=BYTES_MAX, wait_seconds=limits.poll_wait_seconds),
+        pages_max=PAGES_MAX,
         backoff=Backoff(limits.retry_delay_seconds_min, limits.retry_delay_seconds_max),
     )
 
@@ -230,5 +233,6 @@ def require(supervisor: LinkSupervisor, name: LinkName, known_links: Iterable[Li
     raise BsfgError(
         Code.CONFIGURATION,
         f"no entry for peer {name.peer}, stream {name.stream} in config/cursors.yaml (links there: {known})",
-        hint=f"add under cursors:\n  - peer: {name.peer}\n    stream: {name.stream}\n    init_mode: bounded_backfill_24h",
+        hint=f"add under cursors:\n  - peer: {name.peer}\n    stream: {name.stream}\n"
+        "    init_mode: bounded_backfill_24h",
     )

@@ -1,4 +1,4 @@
-"""What the peer listener sees, as audit records, log lines and counters; a flood of one kind is counted, not written."""
+"""What the peer listener sees, as audit records, log lines and counters; a flood is counted and not written."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +20,8 @@ from bsfg.transport.trust import TrustStore
 
 RETRY_PARTITIONED_SECONDS: Final = 5
 """Short, as an operator may end a partition early and catch-up starts within 10 s of that (I25)."""
+RECHECK_SECONDS: Final = 2.0
+"""Certificates and CRLs end without anybody changing anything, so whoever waits asks again this often (I34)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +124,11 @@ class PeerCaller:
         snapshot.demand(self._peer, wish, now)
 
     async def changed(self) -> None:
-        """Returns once the access is no longer the one that the last demand saw."""
-        await self._access.changed_since(self._generation)
+        """Returns once the access may no longer be the one that the last demand saw, and at the latest after
+        ``RECHECK_SECONDS``."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RECHECK_SECONDS):
+                await self._access.changed_since(self._generation)
 
 
 def stream_denied(stream: StreamName) -> BsfgError:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any, Final
+
+import aiohttp
 
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import Cursor
@@ -13,16 +17,27 @@ from bsfg.model.names import StreamName, parse_stream, printable
 from bsfg.model.page import FetchRequest, Page
 from bsfg.ports import Clock
 from bsfg.transport.access import Access
-from bsfg.transport.client_connection import Answer, ClientLimits, PeerConnection, PeerEndpoint, Question
+from bsfg.transport.client_connection import (
+    NO_CONTENT,
+    Answer,
+    ClientLimits,
+    PeerConnection,
+    PeerEndpoint,
+    Question,
+)
 from bsfg.transport.page_check import bad_answer
 from bsfg.transport.page_codec import (
     BINARY_TYPE,
+    FRAME_HEADER_BYTES,
     JSON_GROWTH_MAX,
     JSON_TYPE,
+    body_bytes,
     decode,
     decode_json,
+    following,
     frame_bytes_max,
 )
+from bsfg.transport.resolver import NameResolver
 from bsfg.transport.wire import (
     CODES_TO_PEERS,
     EPOCH_PATTERN,
@@ -30,6 +45,7 @@ from bsfg.transport.wire import (
     SEQUENCE_MAX,
     confirm_body,
     fetch_body,
+    notify_body,
     strict_json,
 )
 
@@ -45,10 +61,15 @@ class HttpPeerClient:
     """The :class:`bsfg.ports.PeerClient` over HTTP; one a peer, for all its links. ``close`` it in the end."""
 
     def __init__(
-        self, endpoint: PeerEndpoint, access: Access, clock: Clock, limits: ClientLimits | None = None
+        self,
+        endpoint: PeerEndpoint,
+        access: Access,
+        clock: Clock,
+        limits: ClientLimits | None = None,
+        resolver: NameResolver | None = None,
     ) -> None:
         self._endpoint = endpoint
-        self._connection = PeerConnection(endpoint, access, clock, limits)
+        self._connection = PeerConnection(endpoint, access, clock, limits, resolver)
 
     async def close(self) -> None:
         """Nothing of it stays open."""
@@ -83,27 +104,41 @@ class HttpPeerClient:
 
     async def fetch(self, request: FetchRequest) -> Page:
         """One page, already held against the request and the limits of the contract."""
-        return (await self.fetch_pages(request, 1))[0]
+        frame_bytes = frame_bytes_max(request.limits)
+        accepts = {BINARY_TYPE: frame_bytes, JSON_TYPE: frame_bytes * JSON_GROWTH_MAX}
+        answer = await self._ask(_fetch_question(request, 1, accepts))
+        if answer.content_type == BINARY_TYPE:
+            return decode(answer.body, request)[0]
+        return decode_json(answer.body, request)
 
     async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
         """See ``ports.PeerClient.pages``."""
-        for page in await self.fetch_pages(request, count):
-            yield page
+        if count == 1:
+            yield await self.fetch(request)
+            return
+        limits, came = request.limits, 0
 
-    async def fetch_pages(self, request: FetchRequest, pages: int) -> list[Page]:
-        """Up to that many pages in one answer, each continuing the one before; all are held against the request."""
-        frame_bytes = frame_bytes_max(request.limits)
-        question = Question(
-            method="POST",
-            path="/v1/fetch",
-            body=fetch_body(request, pages),
-            accepts={BINARY_TYPE: frame_bytes * pages, JSON_TYPE: frame_bytes * JSON_GROWTH_MAX},
-            wait_seconds=request.limits.wait_seconds,
-        )
-        answer = await self._ask(question)
-        if answer.content_type == BINARY_TYPE:
-            return decode(answer.body, request, pages)
-        return [decode_json(answer.body, request)]
+        async def next_frame(content: aiohttp.StreamReader) -> bytes | None:
+            header = await _exactly(content, FRAME_HEADER_BYTES)
+            return (
+                None
+                if header is None
+                else header + (await _exactly(content, body_bytes(header, limits)) or b"")
+            )
+
+        question = _fetch_question(request, count, {BINARY_TYPE: frame_bytes_max(limits) * count})
+        async with aclosing(self._connection.parts(question, next_frame)) as parts:
+            async for answer in parts:
+                if answer.status != 200:
+                    raise _refusal(answer, f"peer {self._endpoint.peer} refuses POST /v1/fetch")
+                came += 1
+                if came > count:
+                    raise bad_answer(f"it has more than the {count} pages that were asked for")
+                page = decode(answer.body, request)[0]
+                request = following(request, page)
+                yield page
+        if came == 0:
+            raise bad_answer("it has no page")
 
     async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
         """The peer knows that everything up to the cursor's fact is durable here; returns what it has confirmed."""
@@ -116,11 +151,38 @@ class HttpPeerClient:
             raise bad_answer(f"it confirms {confirmed}, less than {cursor.sequence}")
         return confirmed
 
+    async def notify(self, stream: StreamName, head: int) -> None:
+        """See ``ports.PeerClient.notify``."""
+        question = Question(method="POST", path="/v1/notify", body=notify_body(stream, head))
+        answer = await self._connection.ask(question)
+        if answer.status != NO_CONTENT:
+            raise _refusal(answer, f"peer {self._endpoint.peer} refuses POST {question.path}")
+
     async def _ask(self, question: Question) -> Answer:
         answer = await self._connection.ask(question)
         if answer.status == 200:
             return answer
         raise _refusal(answer, f"peer {self._endpoint.peer} refuses {question.method} {question.path}")
+
+
+def _fetch_question(request: FetchRequest, pages: int, accepts: Mapping[str, int]) -> Question:
+    return Question(
+        method="POST",
+        path="/v1/fetch",
+        body=fetch_body(request, pages),
+        accepts=accepts,
+        wait_seconds=request.limits.wait_seconds,
+    )
+
+
+async def _exactly(content: aiohttp.StreamReader, count: int) -> bytes | None:
+    """The next bytes; None where the answer has ended before them, ``ClientPayloadError`` where it ends in them."""
+    try:
+        return await content.readexactly(count)
+    except asyncio.IncompleteReadError as error:
+        if error.partial:
+            raise aiohttp.ClientPayloadError("the answer ends within a page") from error
+        return None
 
 
 def _json(answer: Answer) -> Any:

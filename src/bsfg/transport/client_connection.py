@@ -7,9 +7,10 @@ reload acts on held polls too (I34). Requests are safe to repeat: a fetch change
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 from yarl import URL
@@ -22,6 +23,7 @@ from bsfg.transport.access import Access, AccessSnapshot
 from bsfg.transport.client_errors import EXCHANGE_ERRORS, failure
 from bsfg.transport.page_check import bad_answer
 from bsfg.transport.page_codec import JSON_TYPE
+from bsfg.transport.resolver import NameResolver
 from bsfg.transport.trust import TrustStore, server_name
 
 CONNECTIONS_MAX: Final = 256
@@ -31,6 +33,7 @@ ERROR_BYTES_MAX: Final = 64 * 1024
 READ_BUFFER_BYTES: Final = 1024 * 1024
 TRUST_CHANGES_MAX: Final = 5
 HEADERS_MAX: Final = 64
+NO_CONTENT: Final = 204
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,9 @@ class Answer:
     body: bytes
 
 
+NextPart = Callable[[aiohttp.StreamReader], Coroutine[Any, Any, bytes | None]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Pool:
     trust: TrustStore
@@ -90,11 +96,17 @@ class PeerConnection:
     """Asks one peer. Safe for concurrent use; ``close`` it in the end."""
 
     def __init__(
-        self, endpoint: PeerEndpoint, access: Access, clock: Clock, limits: ClientLimits | None = None
+        self,
+        endpoint: PeerEndpoint,
+        access: Access,
+        clock: Clock,
+        limits: ClientLimits | None = None,
+        resolver: NameResolver | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._access = access
         self._clock = clock
+        self._resolver = resolver or NameResolver(clock)
         self._limits = limits or ClientLimits()
         self._server_name = server_name(endpoint.rule)
         self._pool: _Pool | None = None
@@ -113,6 +125,51 @@ class PeerConnection:
             f"peer {self._endpoint.peer} was not asked: the configuration keeps changing", reason="reloading"
         )
 
+    async def parts(self, question: Question, next_part: NextPart) -> AsyncGenerator[Answer, None]:
+        """The parts of one long answer as they come, each cut out of it by ``next_part``, which ends it with None.
+
+        An answer that is no success comes whole, as the only part. The answer is read no faster than parts are taken;
+        it ends with ``PeerUnreachable`` where trust or the peer's standing change meanwhile.
+        """
+        snapshot = self._access.current
+        snapshot.demand(self._endpoint.peer, None, self._clock.now())
+        pool = await self._pool_under(snapshot)
+        changing = asyncio.create_task(self._changed(pool))
+        began = self._clock.monotonic()
+        try:
+            async with self._request(pool, question, total_seconds=None) as response:
+                if response.status != 200:
+                    yield await _read(response, question)
+                    return
+                _check_head(response, question)
+                while True:
+                    body = await self._part_while_trusted(changing, next_part(response.content))
+                    if body is None:
+                        return
+                    yield Answer(response.status, response.content_type, None, body)
+        except EXCHANGE_ERRORS as error:
+            waited = self._clock.monotonic() - began
+            raise failure(error, self._endpoint.peer, str(self._endpoint), waited) from error
+        finally:
+            changing.cancel()
+
+    async def _part_while_trusted(
+        self, changing: asyncio.Task[None], coming: Coroutine[Any, Any, bytes | None]
+    ) -> bytes | None:
+        part = asyncio.create_task(coming)
+        try:
+            async with asyncio.timeout(self._limits.answer_seconds):
+                await asyncio.wait({part, changing}, return_when=asyncio.FIRST_COMPLETED)
+            if not part.done() or changing.done():
+                raise PeerUnreachable(
+                    f"the answer of peer {self._endpoint.peer} was given up: the configuration has changed",
+                    reason="reloading",
+                )
+            return part.result()
+        finally:
+            part.cancel()
+            await asyncio.gather(part, return_exceptions=True)
+
     async def close(self) -> None:
         """Nothing of it stays open."""
         pool, self._pool = self._pool, None
@@ -124,7 +181,13 @@ class PeerConnection:
         if before is not None and before.trust is snapshot.trust:
             return before
         context = snapshot.trust.client_context(self._endpoint.peer)
-        connector = aiohttp.TCPConnector(ssl=context, limit=CONNECTIONS_MAX, keepalive_timeout=IDLE_SECONDS)
+        connector = aiohttp.TCPConnector(
+            ssl=context,
+            limit=CONNECTIONS_MAX,
+            keepalive_timeout=IDLE_SECONDS,
+            resolver=self._resolver,
+            use_dns_cache=False,
+        )
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -168,29 +231,32 @@ class PeerConnection:
 
     async def _exchange(self, pool: _Pool, question: Question) -> Answer:
         silence = question.wait_seconds + self._limits.silence_seconds
-        timeout = aiohttp.ClientTimeout(
-            total=self._limits.connect_seconds + silence + self._limits.answer_seconds,
-            connect=self._limits.connect_seconds,
-            sock_connect=self._limits.connect_seconds,
-            sock_read=silence,
-        )
+        total = self._limits.connect_seconds + silence + self._limits.answer_seconds
         began = self._clock.monotonic()
         try:
-            async with pool.session.request(
-                question.method,
-                URL.build(
-                    scheme="https", host=self._endpoint.host, port=self._endpoint.port, path=question.path
-                ),
-                data=question.body,
-                headers=_headers(question),
-                allow_redirects=False,
-                server_hostname=self._server_name,
-                timeout=timeout,
-            ) as response:
+            async with self._request(pool, question, total_seconds=total) as response:
                 return await _read(response, question)
         except EXCHANGE_ERRORS as error:
             waited = self._clock.monotonic() - began
             raise failure(error, self._endpoint.peer, str(self._endpoint), waited) from error
+
+    def _request(
+        self, pool: _Pool, question: Question, *, total_seconds: float | None
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return pool.session.request(
+            question.method,
+            URL.build(scheme="https", host=self._endpoint.host, port=self._endpoint.port, path=question.path),
+            data=question.body,
+            headers=_headers(question),
+            allow_redirects=False,
+            server_hostname=self._server_name,
+            timeout=aiohttp.ClientTimeout(
+                total=total_seconds,
+                connect=self._limits.connect_seconds,
+                sock_connect=self._limits.connect_seconds,
+                sock_read=question.wait_seconds + self._limits.silence_seconds,
+            ),
+        )
 
 
 def _headers(question: Question) -> dict[str, str]:
@@ -201,6 +267,14 @@ def _headers(question: Question) -> dict[str, str]:
 
 
 async def _read(response: aiohttp.ClientResponse, question: Question) -> Answer:
+    if response.status == NO_CONTENT:
+        return Answer(response.status, "", None, b"")
+    body = await _bounded_body(response, _check_head(response, question))
+    return Answer(response.status, response.content_type, response.headers.get("Retry-After"), body)
+
+
+def _check_head(response: aiohttp.ClientResponse, question: Question) -> int:
+    """The most bytes that may follow; ``bad_answer`` for a redirect, an encoding or a type that nobody asked for."""
     if 300 <= response.status < 400:
         raise bad_answer(f"it redirects (status {response.status})")
     encoding = response.headers.get("Content-Encoding", "identity")
@@ -212,8 +286,7 @@ async def _read(response: aiohttp.ClientResponse, question: Question) -> Answer:
         raise bad_answer(
             f"status {response.status} with an answer of type {printable(response.content_type)}"
         )
-    body = await _bounded_body(response, bytes_max)
-    return Answer(response.status, response.content_type, response.headers.get("Retry-After"), body)
+    return bytes_max
 
 
 async def _bounded_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:

@@ -13,6 +13,7 @@ from bsfg.model.page import Page
 from bsfg.transport.access import PeerCaller
 from bsfg.transport.answers import BareResponse, json_response
 from bsfg.transport.fetch_service import FetchService
+from bsfg.transport.notify_route import Attention
 from bsfg.transport.observer import TransportObserver
 from bsfg.transport.page_codec import BINARY_TYPE, JSON_TYPE, encode, encode_json
 from bsfg.transport.routes import PeerRoute, Quota, read_body
@@ -25,8 +26,15 @@ PAGE_WRITE_SECONDS_MAX: Final = 60.0
 class FetchRoutes:
     """The handlers around one :class:`FetchService`."""
 
-    def __init__(self, service: FetchService, observer: TransportObserver, long_polls_per_peer: int) -> None:
+    def __init__(
+        self,
+        service: FetchService,
+        observer: TransportObserver,
+        long_polls_per_peer: int,
+        attention: Attention | None = None,
+    ) -> None:
         self._service = service
+        self._attention = attention
         self._observer = observer
         self._long_polls = Quota("waiting fetches", long_polls_per_peer)
 
@@ -44,6 +52,12 @@ class FetchRoutes:
 
     async def fetch(self, caller: PeerCaller, request: web.Request) -> web.StreamResponse:
         call = parse_fetch(await read_body(request))
+        if self._attention is None:
+            return await self._fetch(caller, call, request)
+        with self._attention.listening(caller, call.request.stream):
+            return await self._fetch(caller, call, request)
+
+    async def _fetch(self, caller: PeerCaller, call: FetchCall, request: web.Request) -> web.StreamResponse:
         is_binary = BINARY_TYPE in request.headers.get("Accept", "")
         if not is_binary:
             call = replace(call, pages=1)

@@ -53,7 +53,7 @@ class Caller(Protocol):
         """Raises the contract's refusal unless the caller is verified, served and allowed this right now."""
 
     async def changed(self) -> None:
-        """Returns once the access is no longer the one that the last demand saw."""
+        """Returns once the access may no longer be the one that the last demand saw."""
 
 
 @dataclass(frozen=True, slots=True)

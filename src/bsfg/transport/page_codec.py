@@ -37,6 +37,7 @@ JSON_GROWTH_MAX: Final = 7
 
 _MAGIC: Final = b"BSFGPG\x00\x01"
 _FRAME: Final = struct.Struct(">8sII")
+FRAME_HEADER_BYTES: Final = _FRAME.size
 
 
 class _Body(msgspec.Struct, array_like=True):
@@ -120,8 +121,23 @@ def decode(frames: bytes, request: FetchRequest, pages_max: int = 1) -> list[Pag
             raise bad_answer(f"{len(view) - position} bytes follow the last page")
         page, position = _decode_at(view, position, request)
         pages.append(page)
-        request = replace(request, start=None, after=continued(request.after, page), accept_gap=None)
+        request = following(request, page)
     return pages
+
+
+def following(request: FetchRequest, page: Page) -> FetchRequest:
+    """What the next page of the same answer is held against."""
+    return replace(request, start=None, after=continued(request.after, page), accept_gap=None)
+
+
+def body_bytes(header: bytes, limits: PageLimits) -> int:
+    """How many bytes follow a frame's header; ``bad_answer`` if it is none, or announces more than may come."""
+    magic, length, _ = _FRAME.unpack(header)
+    if magic != _MAGIC:
+        raise bad_answer("it does not begin as a binary page of version 1")
+    if length > frame_bytes_max(limits):
+        raise bad_answer(f"the page says {length} bytes, more than may come")
+    return int(length)
 
 
 def continued(after: Cursor | None, page: Page) -> Cursor:

@@ -76,6 +76,7 @@ _FETCH_FIELDS: Final = frozenset(
 _AFTER_FIELDS: Final = frozenset({"epoch", "sequence", "digest", "scanned_through"})
 _GAP_FIELDS: Final = frozenset({"from", "to"})
 _CONFIRM_FIELDS: Final = frozenset({"stream", "epoch", "sequence", "digest"})
+_NOTIFY_FIELDS: Final = frozenset({"stream", "head"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,14 @@ class ConfirmCall:
     epoch: str
     sequence: int
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyCall:
+    """A peer's advice that its stream has reached this head."""
+
+    stream: StreamName
+    head: int
 
 
 def parse_fetch(body: bytes) -> FetchCall:
@@ -124,6 +133,12 @@ def parse_confirm(body: bytes) -> ConfirmCall:
     )
 
 
+def parse_notify(body: bytes) -> NotifyCall:
+    """The advice in this body."""
+    fields = _object(_parse_json(body), "the request", _NOTIFY_FIELDS)
+    return NotifyCall(_stream(fields), _number(fields, "head", 0))
+
+
 def fetch_body(request: FetchRequest, pages: int = 1) -> bytes:
     """The body that asks for this; :func:`parse_fetch` reads it back."""
     fields: dict[str, Any] = {
@@ -152,6 +167,11 @@ def fetch_body(request: FetchRequest, pages: int = 1) -> bytes:
 def confirm_body(stream: StreamName, epoch: str, sequence: int, digest: str) -> bytes:
     """The body that confirms; :func:`parse_confirm` reads it back."""
     return json.dumps({"stream": stream, "epoch": epoch, "sequence": sequence, "digest": digest}).encode()
+
+
+def notify_body(stream: StreamName, head: int) -> bytes:
+    """The body that advises; :func:`parse_notify` reads it back."""
+    return json.dumps({"stream": stream, "head": head}).encode()
 
 
 def strict_json(body: bytes) -> Any:

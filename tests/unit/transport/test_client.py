@@ -88,8 +88,29 @@ async def test_fetch_then_confirm_then_fetch(sender: Sender, client: HttpPeerCli
 
 
 async def test_fetch_several_pages(client: HttpPeerClient) -> None:
-    pages = await client.fetch_pages(replace(FULL, limits=PageLimits(facts=2)), 16)
-    assert [[fact.sequence for fact in page.facts] for page in pages] == [[1, 2], [3, 4], [5]]
+    request = replace(FULL, limits=PageLimits(facts=2))
+    for count, expected in ((16, [[1, 2], [3, 4], [5]]), (2, [[1, 2], [3, 4]]), (1, [[1, 2]])):
+        pages = [page async for page in client.pages(request, count)]
+        assert [[fact.sequence for fact in page.facts] for page in pages] == expected
+
+
+async def test_several_pages_end_when_we_no_longer_trust_the_peer(pki: Pki, sender: Sender) -> None:
+    access = receiver_access(pki)
+    async with asking(sender, access) as client:
+        pages = client.pages(replace(FULL, limits=PageLimits(facts=1)), 16)
+        assert [fact.sequence for fact in (await anext(pages)).facts] == [1]
+        access.swap(trust=pki.receiver_trust(identity="another-bsfg"))
+        with pytest.raises(PeerUnreachable) as caught:
+            await anext(pages)
+        assert caught.value.details["reason"] == "reloading"
+
+
+async def test_a_refusal_where_several_pages_were_asked_for_is_the_peers_own_word(
+    client: HttpPeerClient,
+) -> None:
+    with pytest.raises(PeerRefused) as caught:
+        await anext(client.pages(replace(FULL, stream=SECRET), 4))
+    assert caught.value.code is Code.STREAM_DENIED
 
 
 async def test_large_facts_pass(sender: Sender, client: HttpPeerClient) -> None:

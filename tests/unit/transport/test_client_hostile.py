@@ -373,3 +373,71 @@ async def test_stream_lists_that_lie(pki: Pki, rows: Any) -> None:
 async def test_confirms_that_lie(pki: Pki, answer: Any) -> None:
     error = await error_of(pki, saying(json.dumps(answer).encode(), kind="application/json"), "confirm")
     assert error.code is Code.BAD_ANSWER
+
+
+FOLLOWING = replace(
+    PAGE,
+    start_sequence=2,
+    scanned_through=2,
+    head=2,
+    facts=[FACT._replace(sequence=2)],
+    agreement=Agreement.EXACT,
+)
+TWO = encode(PAGE) + encode(FOLLOWING)
+
+
+async def pages_of(pki: Pki, behaviour: Behaviour, count: int = 4) -> tuple[list[Page], BsfgError | None]:
+    """What came before the error, and the error."""
+    came: list[Page] = []
+    async with answered_by(pki, behaviour) as client:
+        try:
+            async with asyncio.timeout(8):
+                async for page in client.pages(REQUEST, count):
+                    came.append(page)
+        except BsfgError as error:
+            return came, error
+    return came, None
+
+
+async def test_the_honest_pages(pki: Pki) -> None:
+    assert await pages_of(pki, saying(TWO)) == ([PAGE, FOLLOWING], None)
+
+
+@pytest.mark.parametrize(
+    ("body", "came", "says"),
+    [
+        (b"", 0, "no page"),
+        (TWO[:10], 0, "before the answer was complete"),
+        (TWO[:40], 0, "before the answer was complete"),
+        (TWO[:-1], 1, "before the answer was complete"),
+        (encode(PAGE) * 2, 1, "breaks the contract"),
+        (encode(PAGE) + b"garbage of any kind at all", 1, "does not begin as a binary page"),
+        (encode(PAGE) + TWO[:8] + b"\xff\xff\xff\xff" + b"\0" * 4, 1, "more than may come"),
+    ],
+)
+async def test_what_came_whole_is_given_and_the_rest_is_named(
+    pki: Pki, body: bytes, came: int, says: str
+) -> None:
+    pages, error = await pages_of(pki, saying(body))
+    assert len(pages) == came
+    assert error is not None and says in error.message
+
+
+async def test_more_pages_than_were_asked_for(pki: Pki) -> None:
+    last = replace(FOLLOWING, start_sequence=3, scanned_through=3, head=3, facts=[FACT._replace(sequence=3)])
+    pages, error = await pages_of(pki, saying(TWO + encode(last)), count=2)
+    assert len(pages) == 2
+    assert error is not None and error.code is Code.BAD_ANSWER
+
+
+async def test_a_second_page_that_never_comes(pki: Pki) -> None:
+    async def stopping(writer: asyncio.StreamWriter) -> None:
+        head = f"HTTP/1.1 200 X\r\nContent-Type: {BINARY_TYPE}\r\nContent-Length: {len(TWO)}\r\n\r\n"
+        writer.write(head.encode() + TWO[:-5])
+        await writer.drain()
+        await asyncio.sleep(10)
+
+    began = time.monotonic()
+    pages, error = await pages_of(pki, stopping)
+    assert len(pages) == 1 and time.monotonic() - began < 3
+    assert isinstance(error, PeerUnreachable)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
@@ -90,6 +91,17 @@ async def test_a_held_poll_ends_at_once(
         said = await polling
         assert time.monotonic() - began < CHANGE_SECONDS_MAX
         assert (said.status, said.code) == (status, code)
+
+
+async def test_a_held_poll_ends_when_the_certificate_does(sender: Sender) -> None:
+    """Time alone ends it: nothing is changed by anybody."""
+    ends = timedelta(seconds=2)
+    own = sender.pki.plant_ca.issue("plant-a-bsfg", dns=["plant-a-bsfg"], ends=ends)
+    async with session(sender, own) as client:
+        began = time.monotonic()
+        said = await say(client, "POST", "/v1/fetch", json=POLL)
+        assert time.monotonic() - began < ends.total_seconds() + CHANGE_SECONDS_MAX
+        assert (said.status, said.code) == (403, "identity_rejected")
 
 
 @pytest.mark.parametrize(("change", "status", "code"), CHANGES)
