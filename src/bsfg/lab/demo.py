@@ -49,7 +49,9 @@ LINES: Final = (
     Line("first-fetch", "First fetch by the default mode", demo_flow.first_fetch, "health"),
     Line("durable-append", "Appended durably, cursor follows", demo_flow.durable_append, "first-fetch"),
     Line("duplicate-replay", "Duplicate replay is harmless", demo_flow.duplicate_replay, "durable-append"),
-    Line("kill-resume", "Killed with -9, resumed, nothing lost", demo_trouble.kill_resume, "duplicate-replay"),
+    Line(
+        "kill-resume", "Killed with -9, resumed, nothing lost", demo_trouble.kill_resume, "duplicate-replay"
+    ),
     Line("partition", "Partitioned, both zones work on", demo_trouble.partition, "kill-resume"),
     Line("reconciliation", "Reconciled, caught up by themselves", demo_trouble.reconciliation, "partition"),
     Line("comparison", "Both zones equal, fact by fact", demo_compare.comparison, "reconciliation"),

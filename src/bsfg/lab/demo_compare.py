@@ -32,10 +32,16 @@ async def compare_link(stage: Stage, source: ZoneSpec, stream: str) -> dict[str,
     held = await stage.stores[peer_of(source).zone].read_all(inbound_stream(source.zone, stream))
     info = await stage.ask(stage.zones[source.zone], "stream", "info", stream)
     origins = [message.origin for message in held]
-    foreign = [each for each in origins if (each.zone, each.stream, each.epoch) != (source.zone, stream, info["epoch"])]
+    foreign = [
+        each
+        for each in origins
+        if (each.zone, each.stream, each.epoch) != (source.zone, stream, info["epoch"])
+    ]
     demand(not foreign, f"{name}: {len(foreign)} facts have other coordinates, the first {foreign[:1]}")
     sequences = [origin.sequence for origin in origins]
-    demand(len(set(sequences)) == len(sequences), f"{name}: {len(sequences) - len(set(sequences))} stored twice")
+    demand(
+        len(set(sequences)) == len(sequences), f"{name}: {len(sequences) - len(set(sequences))} stored twice"
+    )
     demand(sequences == sorted(sequences), f"{name}: not in the origin's order")
     missing = {message.sequence for message in sent} - set(sequences)
     demand(not missing, f"{name}: {len(missing)} facts are missing, the first is {min(missing, default=0)}")
@@ -43,7 +49,12 @@ async def compare_link(stage: Stage, source: ZoneSpec, stream: str) -> dict[str,
     for ours, theirs in zip(sent, held, strict=True):
         different = difference(ours, theirs, stream, inbound_prefix(source.zone, stream))
         demand(different is None, f"{name}: fact {ours.sequence} differs in its {different}")
-    return {"facts": len(sent), "first": sequences[0] if sequences else None, "last": sequences[-1:], "equal": True}
+    return {
+        "facts": len(sent),
+        "first": sequences[0] if sequences else None,
+        "last": sequences[-1:],
+        "equal": True,
+    }
 
 
 def difference(ours: StoredMessage, theirs: StoredMessage, stream: str, prefix: str) -> str | None:

@@ -43,7 +43,9 @@ async def first_fetch(stage: Stage, evidence: Evidence) -> str:
     preview = await stage.ask(stage.plant, "fetch", *LINK, "--dry-run")
     would = {row["mode"]: row["facts"] for row in preview["modes"]}
     evidence["dry run"] = preview["modes"]
-    demand(would.get(templates.DEFAULT_MODE) == count, f"the default mode would replay {would} of {count} facts")
+    demand(
+        would.get(templates.DEFAULT_MODE) == count, f"the default mode would replay {would} of {count} facts"
+    )
     stored = (await stage.stores["plant-a"].state(INBOUND)).messages
     demand(stored == 0, f"plant-a holds {stored} facts before the first fetch")
 
@@ -85,7 +87,9 @@ async def durable_append(stage: Stage, evidence: Evidence) -> str:
     sequences.append(after["sequence"])
     evidence["cursor sequences seen"] = sequences
     demand(sequences == sorted(sequences), f"the cursor went back: {sequences}")
-    demand(after["sequence"] == head > before["sequence"], f"the cursor is at {after['sequence']}, not {head}")
+    demand(
+        after["sequence"] == head > before["sequence"], f"the cursor is at {after['sequence']}, not {head}"
+    )
     _cursor_is_last_fact(after, await store.last(INBOUND), evidence)
     evidence["local application"] = await _consume(stage)
     await _other_examples(stage)
@@ -105,7 +109,9 @@ def _cursor_is_last_fact(row: dict[str, Any], last: StoredMessage, evidence: Evi
     found = digest(fact_of(last))
     evidence["last stored fact"] = {"Bsfg-Origin": origin.header_value(), "digest": found}
     evidence["cursor"] = row
-    demand(origin.sequence == row["sequence"], f"cursor {row['sequence']}, last stored fact {origin.sequence}")
+    demand(
+        origin.sequence == row["sequence"], f"cursor {row['sequence']}, last stored fact {origin.sequence}"
+    )
     demand(origin.epoch == row["epoch"], "cursor and last stored fact are of different epochs")
     demand(found == row["digest"], "the cursor's digest is not that of the last stored fact")
 
@@ -116,14 +122,20 @@ def fact_of(message: StoredMessage) -> Fact:
     tail = message.subject.removeprefix(f"in.{PEER}.{STREAM}.g1").lstrip(".")
     origin = message.origin
     return Fact(
-        origin.sequence, f"{STREAM}.{tail}" if tail else STREAM, origin.time, origin_block(raw), message.payload
+        origin.sequence,
+        f"{STREAM}.{tail}" if tail else STREAM,
+        origin.time,
+        origin_block(raw),
+        message.payload,
     )
 
 
 async def _consume(stage: Stage) -> dict[str, Any]:
     """A local application's own progress is apart from the cursor (runbook 6.5)."""
     taken = await stage.ask(stage.plant, "consumer", "next", *LINK, "--count", str(CONSUMED))
-    demand(len(taken["facts"]) == CONSUMED, f"a local application got {len(taken['facts'])} of {CONSUMED} facts")
+    demand(
+        len(taken["facts"]) == CONSUMED, f"a local application got {len(taken['facts'])} of {CONSUMED} facts"
+    )
     info: dict[str, Any] = await stage.ask(stage.plant, "consumer", "info", *LINK)
     return info
 
@@ -133,7 +145,9 @@ async def _other_examples(stage: Stage) -> None:
     for example in EXPORTED:
         if example is not BATCH_EVENTS:
             count = len(example.lines())
-            await (stage.append_envelopes(example, count) if example is ORDERS else stage.append(example, count))
+            await (
+                stage.append_envelopes(example, count) if example is ORDERS else stage.append(example, count)
+            )
     head = (await stage.stores["plant-a"].state("facts_orders")).last_sequence
 
     async def arrived() -> bool:
@@ -154,7 +168,9 @@ async def duplicate_replay(stage: Stage, evidence: Evidence) -> str:
     evidence["on the wire again"] = len(page.facts)
     evidence["dropped by the link"] = dropped
     demand(len(page.facts) == stage.sizes.replay, f"{len(page.facts)} facts were on the wire again")
-    demand(dropped == len(page.facts), f"the link would have stored {len(page.facts) - dropped} of them again")
+    demand(
+        dropped == len(page.facts), f"the link would have stored {len(page.facts) - dropped} of them again"
+    )
 
     old = messages[-stage.sizes.replay]
     headers = {"Nats-Expected-Last-Sequence": str(old.sequence - 1), ORIGIN_HEADER: old.origin.header_value()}
@@ -163,7 +179,10 @@ async def duplicate_replay(stage: Stage, evidence: Evidence) -> str:
     demand(refusal == STALE_SEQUENCE, f"a stale append was not refused by its sequence, but {refusal}")
     words = await stage.local_stores["plant-a"].is_refused_publish(old.subject, old.payload)
     evidence["local application publishes to in.>"] = words
-    demand(words is not None and "permissions violation" in words.lower(), "a local application may publish to in.>")
+    demand(
+        words is not None and "permissions violation" in words.lower(),
+        "a local application may publish to in.>",
+    )
 
     again = await stage.ask(stage.plant, "fetch", *LINK)
     evidence["fetch again"] = {key: again[key] for key in ("appended", "duplicates_dropped")}
@@ -176,7 +195,9 @@ async def duplicate_replay(stage: Stage, evidence: Evidence) -> str:
 
 def _demand_no_duplicate(messages: list[StoredMessage]) -> None:
     sequences = [message.origin.sequence for message in messages]
-    demand(len(set(sequences)) == len(sequences), f"facts stored twice: {len(sequences) - len(set(sequences))}")
+    demand(
+        len(set(sequences)) == len(sequences), f"facts stored twice: {len(sequences) - len(set(sequences))}"
+    )
     demand(sequences == sorted(sequences), "the facts are not in their origin's order")
 
 
@@ -219,5 +240,3 @@ async def reaches(stage: Stage, head: int) -> float:
         return bool(row["sequence"] == head)
 
     return await wait_until(f"the cursor reaches {head}", LEVEL_SECONDS, arrived)
-
-

@@ -60,7 +60,9 @@ def summary_line(results: list[Result], seconds: float) -> str:
     counts = {outcome: sum(result.outcome is outcome for result in results) for outcome in Outcome}
     parts = [f"{counts[Outcome.PASSED]} of {len(results)} hold"]
     parts += [
-        f"{counts[outcome]} {outcome.value}" for outcome in (Outcome.FAILED, Outcome.NOT_RUN) if counts[outcome]
+        f"{counts[outcome]} {outcome.value}"
+        for outcome in (Outcome.FAILED, Outcome.NOT_RUN)
+        if counts[outcome]
     ]
     return f"{', '.join(parts)}; {seconds:.1f} s"
 
@@ -71,28 +73,23 @@ def ways_to_play(directory: Path, zones: dict[str, LabZone]) -> list[str]:
     bsfg = shlex.quote(program.shown_program())
     home = f"--home {shlex.quote(str(plant.home))}"
     link = f"--peer {ENTERPRISE.zone} --stream facts.operational"
-    certs = {name: shlex.quote(str(plant.home / "certs" / name)) for name in ("ca.crt", "server.crt", "server.key")}
+    certs = {
+        name: shlex.quote(str(plant.home / "certs" / name)) for name in ("ca.crt", "server.crt", "server.key")
+    }
     as_plant = f"--cert {certs['server.crt']} --key {certs['server.key']}"
-    verified = f"--cacert {certs['ca.crt']} --resolve {ENTERPRISE.identity}:{_port(enterprise)}:{_host(enterprise)}"
+    curl = f"curl --cacert {certs['ca.crt']}"
     return [
-        f"curl {verified} {as_plant} https://{ENTERPRISE.identity}:{_port(enterprise)}/health",
-        f"curl --cacert {certs['ca.crt']} {as_plant} https://{enterprise.endpoint}/v1/streams",
+        f"{curl} {as_plant} https://{enterprise.endpoint}/health",
+        f"{curl} {as_plant} https://{enterprise.endpoint}/v1/streams",
+        f"{curl} https://{enterprise.endpoint}/health   # refused: no certificate",
         f"echo | openssl s_client -connect {enterprise.endpoint} -servername {ENTERPRISE.identity} 2>/dev/null"
         " | openssl x509 -noout -subject -ext subjectAltName",
         f"openssl x509 -in {certs['server.crt']} -noout -subject -dates",
         f"{bsfg} status {home}",
         f"{bsfg} cursor query {link} {home}",
         f"{bsfg} read --stream facts.operational --peer {ENTERPRISE.zone} --follow {home}",
-        f'echo \'{{"hello":1}}\' | {bsfg} append --stream facts.operational --home {shlex.quote(str(enterprise.home))}',
+        f"echo '{{\"hello\":1}}' | {bsfg} append --stream facts.operational --home {shlex.quote(str(enterprise.home))}",
         f"{bsfg} admin partition --peer {ENTERPRISE.zone} --reason drill {home}",
         f"{bsfg} admin reconcile --peer {ENTERPRISE.zone} {home}",
         f"{bsfg} lab down --dir {shlex.quote(str(directory))}",
     ]
-
-
-def _port(zone: LabZone) -> str:
-    return zone.endpoint.rpartition(":")[2]
-
-
-def _host(zone: LabZone) -> str:
-    return zone.endpoint.rpartition(":")[0]

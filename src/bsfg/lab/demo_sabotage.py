@@ -89,7 +89,9 @@ class _AnswersAnybody(http.server.BaseHTTPRequestHandler):
     """Says that enterprise is well, whoever asks."""
 
     def do_GET(self) -> None:
-        answer = json.dumps({"zone": ENTERPRISE.zone, "identity": ENTERPRISE.identity, "status": "ok"}).encode()
+        answer = json.dumps(
+            {"zone": ENTERPRISE.zone, "identity": ENTERPRISE.identity, "status": "ok"}
+        ).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()

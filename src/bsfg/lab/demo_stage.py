@@ -92,7 +92,10 @@ class Stage:
         payload = b"".join(lines[index % len(lines)] + b"\n" for index in range(begin, begin + count))
         home = self.zones[example.zone].home
         answer = await asyncio.to_thread(processes.append, home, example.stream, example.tail, payload)
-        demand(answer["appended"] == count, f"append to {example.stream} took {answer['appended']} of {count} facts")
+        demand(
+            answer["appended"] == count,
+            f"append to {example.stream} took {answer['appended']} of {count} facts",
+        )
         return answer
 
     async def append_envelopes(self, example: ExampleFile, count: int) -> None:
@@ -112,7 +115,10 @@ class Stage:
         zone = self.zones[example.zone]
         arguments = ("append", "--stream", example.stream, "--envelope", "-")
         answer = await self.ask(zone, *arguments, stdin=text.encode())
-        demand(answer["appended"] == count, f"append to {example.stream} took {answer['appended']} of {count} facts")
+        demand(
+            answer["appended"] == count,
+            f"append to {example.stream} took {answer['appended']} of {count} facts",
+        )
 
     async def cursor(self, zone: LabZone, peer: str, stream: str) -> dict[str, Any]:
         row: dict[str, Any] = await self.ask(zone, "cursor", "query", "--peer", peer, "--stream", stream)

@@ -40,14 +40,23 @@ async def kill_resume(stage: Stage, evidence: Evidence) -> str:
         local = await stage.local_stores["plant-a"].publish(LOCAL_SUBJECT, TEST_FACT)
     finally:
         head = (await producing)["last_sequence"]
-    evidence["killed"] = {"stored_before": begin, "stored_at_kill": stored, "head": head, "local_append": local}
-    demand(begin < stored < head, f"the kill was not in the middle: {begin} < {stored} < {head} does not hold")
+    evidence["killed"] = {
+        "stored_before": begin,
+        "stored_at_kill": stored,
+        "head": head,
+        "local_append": local,
+    }
+    demand(
+        begin < stored < head, f"the kill was not in the middle: {begin} < {stored} < {head} does not hold"
+    )
     began = time.monotonic()
     await asyncio.to_thread(processes.start, stage.directory, (PLANT_A.zone,))
     await reaches(stage, head)
     seconds = time.monotonic() - began
     evidence["nats_server"] = {"pid_before": server, "pid_after": held.find_server(home)}
-    demand(server is not None and held.find_server(home) == server, "the nats-server did not outlive its gateway")
+    demand(
+        server is not None and held.find_server(home) == server, "the nats-server did not outlive its gateway"
+    )
     evidence["compared"] = await compare_link(stage, ENTERPRISE, STREAM)
     return f"at {stored:,} of {head:,}; back in {seconds:.1f} s, all equal"
 
@@ -99,7 +108,9 @@ async def partition(stage: Stage, evidence: Evidence) -> str:
 
 async def _consumed(stage: Stage) -> int:
     taken = await stage.ask(stage.plant, "consumer", "next", *LINK, "--count", str(CONSUMED))
-    demand(len(taken["facts"]) == CONSUMED, f"a local application got {len(taken['facts'])} of {CONSUMED} facts")
+    demand(
+        len(taken["facts"]) == CONSUMED, f"a local application got {len(taken['facts'])} of {CONSUMED} facts"
+    )
     return CONSUMED
 
 

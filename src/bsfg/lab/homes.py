@@ -79,6 +79,7 @@ def build(directory: Path, *, manual_start: Iterable[str] = ()) -> None:
     """
     paths = LabPaths(directory)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (directory / "ca").mkdir(mode=0o700)
     addresses = _choose_addresses()
     for spec in ZONES:
         paths.home(spec.zone).mkdir(mode=0o700)
@@ -99,7 +100,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _build_home(
-    paths: LabPaths, spec: ZoneSpec, peer: ZoneSpec, addresses: dict[str, Addresses], manual_start: frozenset[str]
+    paths: LabPaths,
+    spec: ZoneSpec,
+    peer: ZoneSpec,
+    addresses: dict[str, Addresses],
+    manual_start: frozenset[str],
 ) -> None:
     home = Home(paths.home(spec.zone))
     for folder in (home.config, home.certs, home.data, home.run):

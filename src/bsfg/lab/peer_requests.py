@@ -88,7 +88,9 @@ def _context(target: Target, credentials: Credentials | None) -> ssl.SSLContext:
     return context
 
 
-def _exchange(plain: socket.socket, context: ssl.SSLContext, target: Target, path: str, body: bytes | None) -> Reply:
+def _exchange(
+    plain: socket.socket, context: ssl.SSLContext, target: Target, path: str, body: bytes | None
+) -> Reply:
     version = None
     try:
         # With TLS 1.3 the client's handshake ends before the server has judged its certificate: the refusal

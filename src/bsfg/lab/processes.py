@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ SERVER_STOP_SECONDS: Final = 8.0
 POLL_SECONDS: Final = 0.1
 LAST_LINES: Final = 5
 _LINE_CHARACTERS_MAX: Final = 300
+_TAIL_BYTES: Final = 16 * 1024
 _FORMAT: Final = 1
 
 
@@ -83,7 +85,9 @@ def build(directory: Path, *, manual_start: Iterable[str] = ()) -> None:
 
 def is_lab(directory: Path) -> bool:
     """Whether the folder holds a lab that was built to the end."""
-    return LabPaths(directory).description.is_file() and all((directory / zone).is_dir() for zone in ZONE_NAMES)
+    return LabPaths(directory).description.is_file() and all(
+        (directory / zone).is_dir() for zone in ZONE_NAMES
+    )
 
 
 def start(directory: Path, zones: Iterable[str] = ZONE_NAMES) -> None:
@@ -170,7 +174,9 @@ def _obstacle(home: Path) -> str:
     away = [row["id"] for row in status["peers"] if row["reachable"] is not True]
     if away:
         return f"peer {', '.join(away)} is not reachable"
-    manual = {(name.peer, name.stream) for name, link in load(home).links.items() if link.start is LinkStart.MANUAL}
+    manual = {
+        (name.peer, name.stream) for name, link in load(home).links.items() if link.start is LinkStart.MANUAL
+    }
     rows = [row for row in status["links"] if (row["peer"], row["stream"]) not in manual]
     moving = [f"{row['peer']}/{row['stream']} is {row['state']}" for row in rows if row["state"] != "level"]
     return f"link {', '.join(moving)}" if moving else ""
@@ -181,7 +187,8 @@ def _not_healthy(directory: Path, zone: str, why: str, code: Code) -> BsfgError:
     said = last_lines(home.data / "gateway.stderr")
     return BsfgError(
         code,
-        f"zone {zone} did not become healthy: {why}" + "".join(f"\n  {line}" for line in said),
+        f"zone {zone} did not become healthy: {why}"
+        + (f"; it said last: {' | '.join(said)}" if said else ""),
         hint=f"its log is {home.data / 'bsfg.log'}",
         zone=zone,
         last_lines=said,
@@ -189,12 +196,23 @@ def _not_healthy(directory: Path, zone: str, why: str, code: Code) -> BsfgError:
 
 
 def last_lines(path: Path) -> list[str]:
-    """The end of a log, its lines cut."""
+    """The end of a log: of its JSON lines the message alone, every line cut."""
     try:
-        text = path.read_bytes()[-16 * 1024 :].decode("utf-8", "replace")
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            text = file.read(_TAIL_BYTES).decode("utf-8", "replace")
     except OSError:
         return []
-    return [line[:_LINE_CHARACTERS_MAX] for line in text.splitlines() if line.strip()][-LAST_LINES:]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return [_message_of(line)[:_LINE_CHARACTERS_MAX] for line in lines[-LAST_LINES:]]
+
+
+def _message_of(line: str) -> str:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line
+    return str(entry.get("message", line)) if isinstance(entry, dict) else line
 
 
 def fill(directory: Path) -> None:
@@ -242,7 +260,9 @@ def describe(directory: Path) -> dict[str, Any]:
     """The lab as ``lab up`` prints it; also kept in ``lab.json``."""
     zones = {zone: zone_of(directory, zone).as_json() for zone in ZONE_NAMES}
     description = {"dir": str(directory), "zones": zones}
-    homes.write_text(LabPaths(directory).description, json.dumps(description | {"format": _FORMAT}, indent=2) + "\n")
+    homes.write_text(
+        LabPaths(directory).description, json.dumps(description | {"format": _FORMAT}, indent=2) + "\n"
+    )
     return description
 
 

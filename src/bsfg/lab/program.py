@@ -30,7 +30,9 @@ def ask(home: Path, *arguments: str, stdin: bytes = b"", deadline_seconds: float
     """Run a command of a zone and return its JSON; raises the error that the command printed."""
     command = command_line(*arguments, "--home", str(home), "--output", "json")
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, timeout=deadline_seconds, check=False)
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, timeout=deadline_seconds, check=False
+        )
     except subprocess.TimeoutExpired:
         raise BsfgError(
             Code.TIMED_OUT, f"bsfg {' '.join(arguments)} did not end within {deadline_seconds:.0f} s"

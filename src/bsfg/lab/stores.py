@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,7 @@ from bsfg.lab.processes import LabZone
 from bsfg.model.fact import ORIGIN_HEADER, Origin, parse_origin
 
 CONNECT_SECONDS: Final = 3
+REFUSAL_SECONDS: Final = 1.0
 READ_BATCH: Final = 500
 READ_SECONDS: Final = 10.0
 CONSUMER_IDLE_SECONDS: Final = 30.0
@@ -57,8 +60,10 @@ class Store:
     """One zone's NATS as one of its users sees it."""
 
     client: Client
-    refusals: list[str] = field(default_factory=list)
+    refusals: list[str]
     """What the server has refused this user, in its own words."""
+    refused: asyncio.Event
+    """Set with each refusal."""
 
     async def state(self, stream: str) -> StreamState:
         found = await self.client.jetstream().stream_info(stream)
@@ -109,7 +114,9 @@ class Store:
 
     async def publish(self, to: str, payload: bytes, headers: dict[str, str] | None = None) -> int:
         """Publish and wait for JetStream's word; the sequence."""
-        acknowledged = await self.client.jetstream().publish(to, payload, headers=headers, timeout=READ_SECONDS)
+        acknowledged = await self.client.jetstream().publish(
+            to, payload, headers=headers, timeout=READ_SECONDS
+        )
         return acknowledged.seq
 
     async def refused_append(self, to: str, payload: bytes, headers: dict[str, str]) -> int | None:
@@ -122,9 +129,13 @@ class Store:
 
     async def is_refused_publish(self, to: str, payload: bytes) -> str | None:
         """Try a plain publish; the server's words if it refused it, else None."""
+        self.refused.clear()
         self.refusals.clear()
         await self.client.publish(to, payload)
+        # The refusal precedes the answer to the flush on the wire, but is told by a task of its own.
         await self.client.flush(timeout=CONNECT_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.refused.wait(), REFUSAL_SECONDS)
         return self.refusals[0] if self.refusals else None
 
 
@@ -132,18 +143,24 @@ class Store:
 async def opened(zone: LabZone, seed: Path) -> AsyncIterator[Store]:
     """A zone's NATS as the user of this seed; raises ``unavailable`` if it can't be reached or refuses the seed."""
     refusals: list[str] = []
+    refused = asyncio.Event()
 
     async def note(error: Exception) -> None:
         refusals.append(str(error))
+        refused.set()
 
     try:
         client = await nats.connect(
-            zone.nats, nkeys_seed=str(seed), allow_reconnect=False, connect_timeout=CONNECT_SECONDS, error_cb=note
+            zone.nats,
+            nkeys_seed=str(seed),
+            allow_reconnect=False,
+            connect_timeout=CONNECT_SECONDS,
+            error_cb=note,
         )
     except (OSError, nats.errors.Error) as error:
         raise BsfgError(Code.UNAVAILABLE, f"cannot log in to {zone.nats} with {seed}: {error}") from error
     try:
-        yield Store(client, refusals)
+        yield Store(client, refusals, refused)
     finally:
         await client.close()
 

@@ -83,7 +83,9 @@ def _cursor_entry(peer: str, stream: str, is_manual: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def bringup_yaml(zone_a: ZoneSpec, zone_b: ZoneSpec, addresses: Mapping[str, Addresses], anchors: Path) -> str:
+def bringup_yaml(
+    zone_a: ZoneSpec, zone_b: ZoneSpec, addresses: Mapping[str, Addresses], anchors: Path
+) -> str:
     """What only people know, for the bring-up (contract, section 7)."""
     history = "".join(
         f"  {stream}: 24h\n" for stream in (*zone_a.exports, *zone_b.exports) if stream not in FULL_HISTORY

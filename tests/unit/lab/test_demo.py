@@ -19,7 +19,12 @@ HELD = StoredMessage(
     3,
     "in.enterprise.facts.operational.g1.batch",
     1736935999000000000,
-    (("Nats-Expected-Last-Sequence", "2"), ("Bsfg-Message-Id", "a"), ("X-Line", "PL-01"), ("Bsfg-Origin", ORIGIN)),
+    (
+        ("Nats-Expected-Last-Sequence", "2"),
+        ("Bsfg-Message-Id", "a"),
+        ("X-Line", "PL-01"),
+        ("Bsfg-Origin", ORIGIN),
+    ),
     b"{}",
 )
 

@@ -24,7 +24,9 @@ def test_each_line_is_a_json_object(example: ExampleFile) -> None:
 
 def test_the_readme_counts_right() -> None:
     text = (examples_directory() / "README.md").read_text(encoding="utf-8")
-    told = {name: (int(count.replace(",", "")), zone, stream) for name, count, zone, stream in ROW.findall(text)}
+    told = {
+        name: (int(count.replace(",", "")), zone, stream) for name, count, zone, stream in ROW.findall(text)
+    }
     examples = (*EXPORTED, TELEMETRY)
     assert told == {each.name: (len(each.lines()), each.zone, each.stream) for each in examples}
 

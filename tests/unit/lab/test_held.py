@@ -64,7 +64,9 @@ def test_stop_kills_what_does_not_listen(tmp_path: Path) -> None:
     assert held.find_gateway(tmp_path / "zone") is None
 
 
-def test_a_process_that_became_another_is_not_held(obedient: HeldProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_became_another_is_not_held(
+    obedient: HeldProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between finding a pid and holding it, the pid may have come to mean another process."""
     monkeypatch.setattr(held, "find_gateway", lambda home: obedient.pid)
     with held.gateway_of(Path("/another/home")) as gateway:

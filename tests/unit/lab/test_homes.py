@@ -39,7 +39,11 @@ def test_the_zones_are_those_of_the_contract(lab: Path) -> None:
     assert [stream.name for stream in enterprise.zone.streams] == [
         "facts.operational", "facts.batch_completed", "facts.audit", "facts.telemetry",
     ]  # fmt: skip
-    assert [stream.name for stream in plant.zone.streams] == ["facts.orders", "facts.shipments", "facts.operational"]
+    assert [stream.name for stream in plant.zone.streams] == [
+        "facts.orders",
+        "facts.shipments",
+        "facts.operational",
+    ]
     to_plant, to_enterprise = (next(iter(each.peers.values())) for each in (enterprise, plant))
     assert (to_plant.id, to_plant.authorized, to_plant.rule.identity) == ("plant-a", True, "plant-a-bsfg")
     assert to_plant.streams == ("facts.operational", "facts.batch_completed", "facts.audit")
@@ -53,9 +57,15 @@ def test_the_zones_are_those_of_the_contract(lab: Path) -> None:
 def test_each_imports_all_that_the_other_exports(lab: Path) -> None:
     default = ("bounded_backfill_24h", None)
     ours = links_of(load(lab / "plant-a"))
-    assert ours.pop("enterprise/facts.audit") == ("full_backfill", "compliance: the audit trail has to be complete")
+    assert ours.pop("enterprise/facts.audit") == (
+        "full_backfill",
+        "compliance: the audit trail has to be complete",
+    )
     assert ours == {"enterprise/facts.operational": default, "enterprise/facts.batch_completed": default}
-    assert links_of(load(lab / "enterprise")) == {"plant-a/facts.orders": default, "plant-a/facts.shipments": default}
+    assert links_of(load(lab / "enterprise")) == {
+        "plant-a/facts.orders": default,
+        "plant-a/facts.shipments": default,
+    }
 
 
 @pytest.mark.parametrize("spec", ZONES, ids=lambda spec: spec.zone)
@@ -107,7 +117,14 @@ def test_the_bring_up_inputs_equal_the_configuration(lab: Path, spec: ZoneSpec) 
     assert inputs["cursor_init_mode"] == "bounded_backfill_24h"
     assert inputs["artifact_access_rules"] == {"batch-files": "read", "documents": "read"}
     assert inputs["authorization_matrix"]["enterprise"]["streams"] == list(PLANT_A.exports)
-    for name in ("commissioning", "artifact_policy", "message_catalog", "monitoring", "required_history", "approver"):
+    for name in (
+        "commissioning",
+        "artifact_policy",
+        "message_catalog",
+        "monitoring",
+        "required_history",
+        "approver",
+    ):
         assert inputs[name], name
 
 
