@@ -75,8 +75,8 @@ class ChunkAcks:
             raise OutcomeUnknown(f"{action}: NATS acknowledged what we can't read: {error}") from None
         if ack.error is not None:
             _refused(ack.error, action)
-        is_batch = bool(self.chunk.batch_id)
-        sequence = self.chunk.base_sequence + (self.chunk.facts if is_batch else number + 1)
+        is_whole, is_batch = self.chunk.replies == 1, bool(self.chunk.batch_id)
+        sequence = self.chunk.base_sequence + (self.chunk.facts if is_whole else number + 1)
         wanted = (self._jetstream_stream, sequence, self.chunk.batch_id, self.chunk.facts if is_batch else 0)
         if (ack.stream, ack.seq, ack.batch, ack.count) != wanted or ack.duplicate:
             raise OutcomeUnknown(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import copy
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,6 +33,10 @@ from bsfg.substrates.stream_configs import inbound_config
 READS_MAX: Final = 5
 NAMES_MAX: Final = 1024
 """Names in one answer of STREAM.NAMES; a link has a handful of generations."""
+BUCKET_BUILDS: Final = "bsfg_builds"
+"""Generations that are being built: what is planned, and the link record of each (``substrates.generations``)."""
+BUILDING_KEY: Final = "bsfg_building"
+"""Metadata of an inbound stream: ``yes`` until the generation is complete; only then may it come into force."""
 
 Report = Callable[[str], None]
 
@@ -72,7 +77,24 @@ class JetStreamInboundLog:
         self._strategy = strategy
         self._is_exclusive = is_exclusive
         self._records = StateBucket(control, BUCKET_LINKS, replicas=replicas)
+        self._record_prefix = ""
+        self._built: int | None = None
         self._writers: dict[LinkName, _Writer] = {}
+
+    def building(self, generation: int) -> JetStreamInboundLog:
+        """The same log bound to a generation that is being built: its link record is its own, and nothing of the one
+        in force is touched. Close it when the generation is complete or given up.
+        """
+        bound = copy.copy(self)
+        bound._records = StateBucket(self._control, BUCKET_BUILDS, replicas=self._replicas)
+        bound._record_prefix = "record."
+        bound._built = generation
+        bound._writers = {}
+        return bound
+
+    async def in_force(self, link: LinkName) -> int | None:
+        """The generation that counts; None where the link has no complete one."""
+        return await self._generation(link, await self.record(link))
 
     def close(self) -> None:
         """Close the writers' connections; appends under way end with an error."""
@@ -82,11 +104,10 @@ class JetStreamInboundLog:
 
     async def provision(self, link: LinkName) -> None:
         """See ``ports.InboundLog.provision``."""
-        record = await self._record(link)
-        generations = await self._generations(link)
-        generation = _choose(record, generations)
+        record = await self.record(link)
+        generation = await self._generation(link, record)
         if generation is None:
-            generation = record.generation if record else 1
+            generation = self._built or (record.generation if record else 1)
             config = inbound_config(
                 link,
                 self._zone,
@@ -94,14 +115,16 @@ class JetStreamInboundLog:
                 self._replicas,
                 atomic=self._control.is_at_least(*ATOMIC_SINCE),
             )
+            if self._built is not None:
+                config["metadata"][BUILDING_KEY] = "yes"
             await self._control.api(f"STREAM.CREATE.{config['name']}", config)
         name = inbound_physical(link.peer, link.stream, generation)
         await ensure_consumer(self._control, name, inbound_consumer(link.peer, self._zone))
 
     async def locate(self, link: LinkName) -> LocalPosition:
         """See ``ports.InboundLog.locate``; ``NOT_FOUND`` where the link has no inbound stream."""
-        record = await self._record(link)
-        generation = _choose(record, await self._generations(link))
+        record = await self.record(link)
+        generation = await self._generation(link, record)
         if generation is None:
             raise BsfgError(
                 Code.NOT_FOUND, f"link {link}: it has no inbound stream", hint="it is made when the link starts"
@@ -142,7 +165,7 @@ class JetStreamInboundLog:
 
     async def save_record(self, link: LinkName, record: LinkRecord) -> None:
         """See ``ports.InboundLog.save_record``."""
-        await self._records.put(link_key(link.peer, link.stream), encode_link(record))
+        await self._records.put(self._record_key(link), encode_link(record))
 
     def _writer(self, link: LinkName, generation: int) -> _Writer:
         held = self._writers.get(link)
@@ -206,8 +229,9 @@ class JetStreamInboundLog:
             raise
         return stored_message(answer["message"])
 
-    async def _record(self, link: LinkName) -> LinkRecord | None:
-        value = await self._records.get(link_key(link.peer, link.stream))
+    async def record(self, link: LinkName) -> LinkRecord | None:
+        """The link record; None without one, or if it can't be read, which is reported."""
+        value = await self._records.get(self._record_key(link))
         if value is None:
             return None
         try:
@@ -216,8 +240,24 @@ class JetStreamInboundLog:
             self._report(f"link record of {link} in {BUCKET_LINKS} can't be read: {error}")
             return None
 
-    async def _generations(self, link: LinkName) -> list[int]:
-        """The generations of the link that exist, in order."""
+    def _record_key(self, link: LinkName) -> str:
+        return self._record_prefix + link_key(link.peer, link.stream)
+
+    async def _generation(self, link: LinkName, record: LinkRecord | None) -> int | None:
+        """The record's generation if it exists; else the highest that is complete, for a later one may be half built."""
+        existing = await self.generations(link)
+        if self._built is not None:
+            return self._built if self._built in existing else None
+        if record is not None and record.generation in existing:
+            return record.generation
+        for generation in reversed(existing):
+            name = inbound_physical(link.peer, link.stream, generation)
+            if not is_building(await self._control.api(f"STREAM.INFO.{name}")):
+                return generation
+        return None
+
+    async def generations(self, link: LinkName) -> list[int]:
+        """The generations of the link that exist, complete or not, in order."""
         prefix = inbound_physical(link.peer, link.stream, 0)[:-1]
         answer = await self._control.api("STREAM.NAMES", {"subject": f"in.{link.peer}.{link.stream}.>"})
         names = answer.get("streams") or []
@@ -227,8 +267,6 @@ class JetStreamInboundLog:
         return sorted(int(tail) for tail in tails if tail.isdecimal())
 
 
-def _choose(record: LinkRecord | None, generations: Sequence[int]) -> int | None:
-    """The record's generation if it exists, for a later one may be under construction; else the highest."""
-    if record is not None and record.generation in generations:
-        return record.generation
-    return max(generations, default=None)
+def is_building(stream_info: Mapping[str, Any]) -> bool:
+    """Whether an inbound stream is a generation that is not complete yet."""
+    return (stream_info["config"].get("metadata") or {}).get(BUILDING_KEY) == "yes"

@@ -17,6 +17,7 @@ from bsfg.model.moment import NANOSECONDS, format_time
 from bsfg.model.names import StreamName, ZoneId, printable, tail_of
 from bsfg.substrates.nats_frames import HEADER_FRAME_BYTES
 
+PIPELINED_MESSAGES_MAX: Final = 2_000
 BATCH_MESSAGES_MAX: Final = 1_000
 """The most that nats-server takes in one atomic batch; as near to it as possible is fastest."""
 CHUNK_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -26,10 +27,22 @@ FENCE_HEADER: Final = b"Nats-Expected-Last-Sequence: %d\r\n"
 
 
 class Strategy(Enum):
-    """How the server is made to store a chunk as a prefix: all at once, or message by message behind its own fence."""
+    """How the server is made to store a chunk as a prefix.
+
+    ATOMIC: all at once. EACH: message by message, each behind its own fence and with its own acknowledgement.
+    PIPELINED: each behind its own fence, and one acknowledgement for the last; that proves the whole only where nobody
+    else can publish (design, decision 3), and no fsync is shared, so it is for ``lazy`` alone.
+    """
 
     ATOMIC = "atomic"
     EACH = "each"
+    PIPELINED = "pipelined"
+
+
+_COUNTS_MAX: Final = {
+    Strategy.ATOMIC: BATCH_MESSAGES_MAX,
+    Strategy.PIPELINED: PIPELINED_MESSAGES_MAX,
+}
 
 
 class Origin(NamedTuple):
@@ -50,7 +63,7 @@ class Chunk:
     """The stream's last sequence before the chunk."""
     batch_id: str
     replies: int
-    """How many acknowledgements the server owes: one for a batch, else one a fact."""
+    """How many acknowledgements the server owes: one for the whole, or one a fact."""
 
 
 class Encoder:
@@ -82,7 +95,7 @@ class Encoder:
         raises.
         """
         chunks: list[Chunk] = []
-        start, count_max = 0, BATCH_MESSAGES_MAX if strategy is Strategy.ATOMIC else singles_max
+        start, count_max = 0, _COUNTS_MAX.get(strategy, singles_max)
         while start < len(facts):
             end = _end_of_chunk(facts, start, count_max)
             batch_id, reply = new_reply()
@@ -90,6 +103,9 @@ class Encoder:
             if strategy is Strategy.ATOMIC and end - start > 1:
                 buffer = self._batch(facts[start:end], base, batch_id.encode(), reply)
                 chunks.append(Chunk(buffer, end - start, base, batch_id, 1))
+            elif strategy is Strategy.PIPELINED:
+                buffer = self._pipelined(facts[start:end], base, reply)
+                chunks.append(Chunk(buffer, end - start, base, "", 1))
             else:
                 buffer = self._singles(facts[start:end], base, reply)
                 chunks.append(Chunk(buffer, end - start, base, "", end - start))
@@ -109,6 +125,14 @@ class Encoder:
                 self._add(parts, fact, control + b"Nats-Batch-Commit: 1\r\n", b" " + reply + b"0")
             else:
                 self._add(parts, fact, control, b"")
+        return b"".join(parts)
+
+    def _pipelined(self, facts: Sequence[Fact], base: int, reply: bytes) -> bytes:
+        """Messages that each have their own fence; the last has the only reply."""
+        parts: list[bytes] = []
+        for number, fact in enumerate(facts[:-1]):
+            self._add(parts, fact, FENCE_HEADER % (base + number), b"")
+        self._add(parts, facts[-1], FENCE_HEADER % (base + len(facts) - 1), b" " + reply + b"0")
         return b"".join(parts)
 
     def _singles(self, facts: Sequence[Fact], base: int, reply: bytes) -> bytes:

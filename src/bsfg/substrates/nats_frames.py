@@ -17,8 +17,7 @@ HEADER_FRAME_BYTES: Final = len(b"NATS/1.0\r\n\r\n")
 """What a header block costs beside its lines."""
 
 _CRLF: Final = b"\r\n"
-_H: Final = ord("H")
-_M: Final = ord("M")
+_MESSAGE_BYTES: Final = b"HM"
 _I: Final = ord("I")
 _OPERATIONS: Final = frozenset((b"INFO", b"PING", b"PONG", b"+OK", b"-ERR"))
 _TOKENS_SHOWN_MAX: Final = 40
@@ -35,6 +34,10 @@ class Frame(NamedTuple):
     reply: bytes
     header: bytes
     payload: bytes
+
+
+# Called once a message: the constructor that NamedTuple makes takes twice as long.
+_new_frame: Final = tuple.__new__
 
 
 class Operation(NamedTuple):
@@ -98,11 +101,11 @@ class FrameParser:
                 line_end = self._long_line(buffer, position)
                 if line_end < 0:
                     break
-            if first not in (_H, _M):
+            if first not in _MESSAGE_BYTES:
                 parsed.operations.append(_operation(buffer[position:line_end]))
                 position = line_end + 2
                 continue
-            subject, sid, reply, header_bytes, total_bytes = _control(buffer[position:line_end], first == _H)
+            fact_subject, sid, reply, header_bytes, total_bytes = _control(buffer[position:line_end])
             body = line_end + 2
             frame_end = body + total_bytes
             if frame_end + 2 > end:
@@ -114,7 +117,8 @@ class FrameParser:
             if sid != last_sid:
                 last_sid, run = sid, []
                 parsed.runs.append((int(sid), run))
-            run.append(Frame(subject, reply, buffer[body:payload], buffer[payload:frame_end]))
+            header = buffer[body:payload] if header_bytes else b""
+            run.append(_new_frame(Frame, (fact_subject, reply, header, buffer[payload:frame_end])))
             position = frame_end + 2
         return position
 
@@ -128,29 +132,26 @@ class FrameParser:
         return line_end
 
 
-def _control(line: bytes, has_header: bool) -> tuple[bytes, bytes, bytes, int, int]:
+def _control(line: bytes) -> tuple[bytes, bytes, bytes, int, int]:
     """Subject, subscription, reply subject, header length and total length of a MSG or HMSG line."""
     tokens = line.split(b" ")
-    if tokens[0] != (b"HMSG" if has_header else b"MSG"):
-        raise FrameError(f"unknown operation {tokens[0][:_TOKENS_SHOWN_MAX]!r}")
-    header_token = b"0"
-    if has_header:
-        if len(tokens) < 5:
-            raise FrameError(f"a message line of {len(tokens)} tokens")
-        header_token = tokens.pop(-2)
-    if len(tokens) == 5:
-        _, subject, sid, reply, total_token = tokens
-    elif len(tokens) == 4:
-        _, subject, sid, total_token = tokens
-        reply = b""
+    count, header_token, reply = len(tokens), b"0", b""
+    if tokens[0] == b"HMSG" and count == 6:
+        _, target, sid, reply, header_token, total_token = tokens
+    elif tokens[0] == b"HMSG" and count == 5:
+        _, target, sid, header_token, total_token = tokens
+    elif tokens[0] == b"MSG" and count == 5:
+        _, target, sid, reply, total_token = tokens
+    elif tokens[0] == b"MSG" and count == 4:
+        _, target, sid, total_token = tokens
     else:
-        raise FrameError(f"a message line of {len(tokens)} tokens")
+        raise FrameError(f"a line of {count} tokens that begins with {tokens[0][:_TOKENS_SHOWN_MAX]!r}")
     if not (total_token.isdigit() and header_token.isdigit() and sid.isdigit()):
         raise FrameError("a message line with a length or subscription that is no number")
     header_bytes, total_bytes = int(header_token), int(total_token)
     if header_bytes > total_bytes or total_bytes > FRAME_BYTES_MAX:
         raise FrameError(f"a message of {total_bytes} bytes with a header of {header_bytes}")
-    return subject, sid, reply, header_bytes, total_bytes
+    return target, sid, reply, header_bytes, total_bytes
 
 
 def _operation(line: bytes) -> Operation:

@@ -63,8 +63,12 @@ class PageWriter:
         self._preferred = strategy
         self.strategy = strategy
         """What is used on the present connection."""
+        self._is_exclusive = is_exclusive
         self._chunks_max = EXCLUSIVE_CHUNKS_IN_FLIGHT_MAX if is_exclusive else 1
         self._singles_max = EXCLUSIVE_SINGLES_MAX if is_exclusive else 1
+        self._careful = Strategy.EACH
+        """What is used right after a failure: the one acknowledgement of a pipelined chunk does not say why."""
+        self._has_failed = False
         self._failures = 0
         self._connection: NatsConnection | None = None
         self._created = ""
@@ -107,11 +111,13 @@ class PageWriter:
                 await self._settle(acks)
         except BaseException as error:
             self._failures += 1
+            self._has_failed = True
             if written and connection is not None:
                 connection.abort("an append did not succeed")
             if written and isinstance(error, SubstrateUnavailable):
                 _judge_all(written, error)
             raise
+        self._has_failed = False
         return replace(fence, local_sequence=fence.local_sequence + len(facts))
 
     def close(self) -> None:
@@ -157,7 +163,11 @@ class PageWriter:
         state = await stream_state(connection, self._jetstream_stream)
         self._created = state.created
         is_atomic = state.allow_atomic and _version(connection) >= ATOMIC_VERSION
-        self.strategy = self._preferred if is_atomic else Strategy.EACH
+        self._careful = (
+            Strategy.ATOMIC if is_atomic and self._preferred is not Strategy.EACH else Strategy.EACH
+        )
+        is_pipelined = self._preferred is Strategy.PIPELINED and self._is_exclusive
+        self.strategy = Strategy.PIPELINED if is_pipelined else self._careful
 
     def _encode(
         self,
@@ -174,7 +184,8 @@ class PageWriter:
         def new_reply() -> tuple[str, bytes]:
             return secrets.token_hex(12), b"%b%d." % (self._inbox, next(numbers))
 
-        return encoder.chunks(facts, fence.local_sequence, self.strategy, new_reply, self._singles_max)
+        strategy = self._careful if self._has_failed else self.strategy
+        return encoder.chunks(facts, fence.local_sequence, strategy, new_reply, self._singles_max)
 
     async def _write(self, connection: NatsConnection, chunk: Chunk, written: list[ChunkAcks]) -> None:
         acks = ChunkAcks(chunk, self._jetstream_stream, connection.waiter())

@@ -86,19 +86,25 @@ class FetchService:
         What is refused before the first page is raised. Later a refusal only ends the answer behind the last good
         page: the next request is told why.
         """
-        began = self._clock.monotonic()
+        began, limits = self._clock.monotonic(), replace(call.request.limits, wait_seconds=0.0)
         page = await self.fetch(caller, call.request)
-        yield page
-        limits = replace(call.request.limits, wait_seconds=0.0)
         for _ in range(call.pages - 1):
             is_late = self._clock.monotonic() - began > PAGES_SECONDS_MAX
             if not page.facts or not page.pending or is_late:
-                return
+                break
+            # The next page is read while this one is on its way; permission is asked for again before it goes out.
+            reading = asyncio.ensure_future(self._next_page(caller, page, limits))
             try:
-                page = await self._next_page(caller, page, limits)
+                yield page
+                following = await reading
+                caller.demand(ReadStream(page.stream))
             except BsfgError:
                 return
-            yield page
+            finally:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+            page = following
+        yield page
 
     async def confirm(self, caller: Caller, call: ConfirmCall) -> int:
         """The peer's word is durable on return; returns the highest sequence that it has confirmed of this epoch."""

@@ -166,7 +166,8 @@ async def test_pages_follow_each_other_in_order(
         fence = await inbound.append(writer, fence, facts(first, last))
         assert fence.local_sequence == last
     assert fence == await inbound.append(writer, fence, [])
-    assert writer.strategy is strategy
+    is_pipelined_alone = strategy is Strategy.PIPELINED and not is_exclusive
+    assert writer.strategy is (Strategy.ATOMIC if is_pipelined_alone else strategy)
     assert await inbound.origins() == list(range(1, 3_202))
 
 
@@ -361,11 +362,16 @@ async def test_a_full_stream_says_so_and_holds_a_prefix(
     await inbound.create(max_bytes=200_000)
     writer = inbound.writer(strategy, is_exclusive)
     fence = await inbound.append(writer, await inbound.fence(), facts(1, 50, size=500))
+    if writer.strategy is Strategy.PIPELINED:
+        # Its one acknowledgement tells that the last fact was refused, and not why the first one was.
+        with pytest.raises(Fenced):
+            await inbound.append(writer, fence, facts(51, 1_050, size=500))
+        fence = await inbound.fence()
     with pytest.raises(StoreFull):
-        await inbound.append(writer, fence, facts(51, 1_050, size=500))
+        await inbound.append(writer, fence, facts(fence.local_sequence + 1, 1_050, size=500))
     stored = await inbound.origins()
     assert stored == list(range(1, len(stored) + 1))
-    assert len(stored) == 50 if strategy is Strategy.ATOMIC else 50 < len(stored) < 400
+    assert len(stored) == 50 if writer.strategy is Strategy.ATOMIC else 50 < len(stored) < 400
     config = (await stream_state(inbound.connection, inbound.name)).config
     await api(inbound.connection, f"STREAM.UPDATE.{inbound.name}", config | {"max_bytes": 2_000_000})
     await inbound.append(writer, await inbound.fence(), facts(len(stored) + 1, 1_050, size=500))
