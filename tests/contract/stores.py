@@ -125,7 +125,7 @@ class JetStreamStore:
             return await NatsConnection.connect(target, name="test")
 
         self.exported = JetStreamExportedLog(
-            control, connect, durability="strict", epoch_began=lambda *words: self.began.append(words)
+            control, connect, durability=lambda: "strict", epoch_began=lambda *words: self.began.append(words)
         )
         self.inbound = JetStreamInboundLog(control, connect, ZONE, replicas=1, report=self.problems.append)
         self.confirmations = JetStreamConfirmations(control, replicas=1, report=self.problems.append)

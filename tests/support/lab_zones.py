@@ -13,11 +13,13 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from bsfg.cli.local_client import LocalClient
 from bsfg.config.home import Home
 from bsfg.lab import held, processes, program
 from bsfg.lab.homes import ZONE_NAMES
@@ -106,6 +108,11 @@ class Zone:
     def bsfg(self, *arguments: str, stdin: bytes = b"", seconds: float = COMMAND_SECONDS) -> Done:
         return bsfg(self.home, *arguments, stdin=stdin, seconds=seconds)
 
+    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A command that goes on while the test does something else."""
+        line = program.command_line(*arguments, "--home", str(self.home))
+        return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     def ask(self, *arguments: str, stdin: bytes = b"") -> Any:
         """The JSON of a command that has to succeed."""
         done = self.bsfg(*arguments, "--output", "json", stdin=stdin)
@@ -128,6 +135,11 @@ class Zone:
             "append", "--stream", stream, "--ndjson", "-", stdin=b"".join(payload + b"\n" for payload in payloads)
         )
         return answer
+
+    @property
+    def api(self) -> LocalClient:
+        """The local API, for what is asked often: the same as the commands, without starting a program each time."""
+        return LocalClient(self.home)
 
     # What monitoring sees.
 
@@ -239,17 +251,17 @@ class Zone:
             yield store
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lab:
-    """Both zones."""
+    """Both zones, where they were when the lab came up."""
 
     directory: Path
 
-    @property
+    @cached_property
     def enterprise(self) -> Zone:
         return Zone(processes.zone_of(self.directory, ENTERPRISE))
 
-    @property
+    @cached_property
     def plant(self) -> Zone:
         return Zone(processes.zone_of(self.directory, PLANT))
 
@@ -279,7 +291,10 @@ def running_lab(directory: Path, *, empty: bool = True) -> Iterator[Lab]:
     """A lab in a new folder; every process of it is gone at the end, whatever state a test left it in."""
     try:
         processes.up(directory, empty=empty)
-        yield Lab(directory)
+        lab = Lab(directory)
+        # A test may break the configuration, so the addresses are read now.
+        assert len(lab.zones) == len(ZONE_NAMES)
+        yield lab
     finally:
         _take_down(directory)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 import os
+import re
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import nkeys
-from tests.support.nats import BINARY, STOP_SECONDS
+from tests.support.nats import BINARY, STOP_SECONDS, NatsServer
 
 from bsfg.lab.homes import free_port
 from bsfg.transport.development_ca import create_authority, issue
@@ -43,7 +46,9 @@ class Signer:
             "sub": subject,
             "nats": {**claims, "version": 2},
         }
-        parts = [_encoded(json.dumps(part).encode()) for part in ({"typ": "JWT", "alg": "ed25519-nkey"}, body)]
+        parts = [
+            _encoded(json.dumps(part).encode()) for part in ({"typ": "JWT", "alg": "ed25519-nkey"}, body)
+        ]
         signature = self.pair.sign(".".join(parts).encode())
         return ".".join([*parts, _encoded(signature)])
 
@@ -158,7 +163,9 @@ class NatsCluster:
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
-        while not all(node.ask("/healthz") == {"status": "ok"} for node in self.nodes) or not self._has_leader():
+        while (
+            not all(node.ask("/healthz") == {"status": "ok"} for node in self.nodes) or not self._has_leader()
+        ):
             if time.monotonic() > deadline:
                 logs = [(self.directory / f"{name}.log").read_text()[-2000:] for name in NAMES]
                 raise AssertionError("the cluster did not become ready:\n" + "\n".join(logs))
@@ -201,13 +208,41 @@ jetstream {{ store_dir: "{self.directory / node.name}", sync_interval: "{sync_in
 def running_cluster(
     directory: Path, sync_intervals: Iterable[str] = ("always",) * 3
 ) -> Iterator[NatsCluster]:
-    """A cluster that is ready, and gone after the block."""
+    """A cluster that is ready, and gone behind the block."""
     cluster = NatsCluster(directory, sync_intervals)
     try:
         cluster.start()
         yield cluster
     finally:
         cluster.kill()
+
+
+@asynccontextmanager
+async def claiming(server: NatsServer, version: str) -> AsyncIterator[str]:
+    """The server behind a proxy in whose mouth every version becomes this one."""
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, rewrites: bool) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            while chunk := await reader.read(65_536):
+                writer.write(
+                    re.sub(rb'"version":"[^"]+"', b'"version":"%b"' % version.encode(), chunk)
+                    if rewrites
+                    else chunk
+                )
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(
+            carry(reader, upstream_writer, rewrites=False), carry(upstream_reader, writer, rewrites=True)
+        )
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"nats://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+    finally:
+        proxy.close()
 
 
 def _port(taken: set[int]) -> int:

@@ -47,7 +47,7 @@ from bsfg.ports import Quarantine as QuarantineStore
 EVENTS_MAX: Final = 1_000
 STEP_SECONDS_MAX: Final = 120.0
 CONFIRM_RETRY_SECONDS: Final = 1.0
-STALL_SECONDS: Final = 120.0
+STALL_SECONDS: Final = 60.0
 
 
 class LinkObserver(Protocol):
@@ -97,7 +97,7 @@ class LinkDriver:
 
     @property
     def state(self) -> LinkState:
-        """The link's state; ``stalled`` when nothing at all has come of its step for two minutes (I26)."""
+        """The link's state; ``stalled`` when nothing at all has come of its step for a minute (I26)."""
         state = state_of(self.link)
         is_waiting_by_design = state in (LinkState.HALTED, LinkState.PARTITIONED) or not self.link.tickets
         if not is_waiting_by_design and self.clock.monotonic() - self.moved_at > STALL_SECONDS:

@@ -6,8 +6,10 @@ Fields are cut and escaped, so one event is one line whatever a peer put into it
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -55,13 +57,37 @@ def open_journal(log: LogConfig, zone: str) -> FilteringBoundLogger:
     """The zone's logger; call its ``info``, ``warning`` and ``error`` with an event of ``telemetry.LOG_EVENTS``."""
     sinks = _Sinks(log.file)
     render = _as_json if log.format is LogFormat.JSON else _as_text
-    return structlog.wrap_logger(  # type: ignore[no-any-return]
+    journal: FilteringBoundLogger = structlog.wrap_logger(
         sinks,
         wrapper_class=structlog.make_filtering_bound_logger("info"),
         processors=[structlog.processors.add_log_level, _stamp, render],
         context_class=dict,
         zone=zone,
     )
+    logging.basicConfig(handlers=[_FromLibraries(journal)], level=logging.WARNING, force=True)
+    return journal
+
+
+class _FromLibraries(logging.Handler):
+    """Warnings of the libraries that we use, as lines of our own: stderr holds nothing else."""
+
+    def __init__(self, journal: FilteringBoundLogger) -> None:
+        super().__init__(logging.WARNING)
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write = self._journal.error if record.levelno >= logging.ERROR else self._journal.warning
+        error = record.exc_info[1] if record.exc_info else None
+        cause = f": {error!r}{place_of(error)}" if error else ""
+        write("library_notice", source=record.name, message=record.getMessage() + cause)
+
+
+def place_of(error: BaseException) -> str:
+    """Where a fault that nobody foresaw was raised, for whoever mends it: `` (file:line)``, or empty."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return ""
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
 
 
 def _stamp(_logger: Any, _method: str, event: EventDict) -> EventDict:

@@ -9,6 +9,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.journal import place_of
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.errors import BsfgError, Code
 from bsfg.model.names import StreamName, ZoneId, printable
@@ -65,7 +66,7 @@ class ListenerObserver:
             "request_failed",
             peer=peer,
             request_id=request_id,
-            message=f"{operation} failed unexpectedly: {error!r}",
+            message=f"{operation} failed unexpectedly: {error!r}{place_of(error)}",
         )
 
     def _refusal(

@@ -21,6 +21,7 @@ from nats.aio.msg import Msg
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.substrates.jetstream_answers import refusal
 from bsfg.substrates.nats_target import NatsTarget, parse_url
+from bsfg.substrates.server_version import demand_accepted
 
 CALL_TIMEOUT_SECONDS: Final = 5.0
 CONNECT_TIMEOUT_SECONDS: Final = 3
@@ -28,7 +29,7 @@ CALLS_IN_FLIGHT_MAX: Final = 64
 PING_SECONDS: Final = 5
 PINGS_UNANSWERED_MAX: Final = 2
 WAIT_FIRST_SECONDS: Final = 0.1
-WAIT_CAP_SECONDS: Final = 4.0
+WAIT_CAP_SECONDS: Final = 2.0
 CLOSE_TIMEOUT_SECONDS: Final = 2.0
 
 Report = Callable[[str], None]
@@ -54,6 +55,8 @@ class Control:
         self._up = asyncio.Event()
         self._calls = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
         self._problem = "not connected yet"
+        self.connections = 0
+        """How many connections there have been; each may be to another server."""
 
     @classmethod
     async def open(
@@ -99,6 +102,13 @@ class Control:
             return None
         found = self._client.connected_server_version
         return f"{found.major}.{found.minor}.{found.patch}"
+
+    @property
+    def server_id(self) -> str | None:
+        """Which server we are connected to, by the id that it gave itself when it started; None while there is none."""
+        if self._client is None or not self.connected:
+            return None
+        return str(self._client._server_info.get("server_id", ""))
 
     def is_at_least(self, major: int, minor: int) -> bool:
         """Whether the server we are connected to has at least this version; False while there is none."""
@@ -180,6 +190,7 @@ class Control:
         try:
             await self._connect(client, url, lost)
             self._client, self._lost = client, lost
+            self.connections += 1
             self._up.set()
             await lost
         except Exception as error:  # Whatever hinders one attempt, the next one comes: nobody else would make it.
@@ -219,6 +230,7 @@ class Control:
         wants_tls = self._target.tls is not None or parse_url(url).wants_tls
         if wants_tls and not client._server_info.get("tls_required"):
             raise BsfgError(Code.UNAVAILABLE, "the server does not ask for TLS, which is configured")
+        demand_accepted(str(client._server_info.get("version", "")))
         self._problem = "the connection was lost"
 
 

@@ -24,10 +24,13 @@ Connect = Callable[[], Awaitable[NatsConnection]]
 
 
 class JetStreamExportedLog:
-    """``ports.ExportedLog`` over JetStream. Reads run over connections of their own, all else over ``control``."""
+    """``ports.ExportedLog`` over JetStream. Reads run over connections of their own, all else over ``control``.
+
+    ``durability`` says what an acknowledgement means now.
+    """
 
     def __init__(
-        self, control: Control, connect: Connect, *, durability: str, epoch_began: EpochBegan
+        self, control: Control, connect: Connect, *, durability: Callable[[], str], epoch_began: EpochBegan
     ) -> None:
         self._control = control
         self._connect = connect
@@ -57,7 +60,7 @@ class JetStreamExportedLog:
             messages=state["messages"],
             bytes=state["bytes"],
             replicas=found["config"]["num_replicas"],
-            durability=self._durability,
+            durability=self._durability(),
         )
 
     async def fact_at(self, stream: StreamName, sequence: int) -> Fact | None:

@@ -98,13 +98,34 @@ async def apply_stream(
     return replace(report, applied=tuple(change for change in changes if change.field not in left))
 
 
+async def owned_stream(control: Control, stream: StreamName) -> dict[str, Any]:
+    """A local stream that BSFG created, as the server describes it; ``CHECK_FAILED`` if somebody else made it."""
+    found = await control.api(f"STREAM.INFO.{physical(stream)}")
+    if (found["config"].get("metadata") or {}).get(OWNER_KEY) != stream:
+        raise BsfgError(
+            Code.CHECK_FAILED,
+            f"the stream {physical(stream)} was not created by BSFG as {stream}",
+            hint="remove it with the tool that created it",
+        )
+    return found
+
+
+async def drop_local(control: Control, stream: StreamName) -> None:
+    """The stream is gone with all that it held."""
+    await control.api(f"STREAM.DELETE.{physical(stream)}")
+
+
 def differences(found: Mapping[str, Any], wanted: Config) -> list[Difference]:
     """The fields of an existing stream that are not as wanted, those that BSFG does not care for left out."""
-    return [
+    changes = [
         Difference(field, found.get(field), expected)
         for field, expected in wanted.items()
         if field not in NOT_VERIFIED and not _equal(found.get(field), expected)
     ]
+    # Such a stream is not synced whatever the server's sync_interval says; servers before 2.12 don't know the field.
+    if found.get("persist_mode") == "async":
+        changes.append(Difference("persist_mode", "async", "default"))
+    return changes
 
 
 def is_widening(difference: Difference) -> bool:

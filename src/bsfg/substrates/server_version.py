@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from bsfg.errors import SubstrateUnavailable
+
 ServerVersion = tuple[int, int, int]
 
 REFUSED_THROUGH: Final[ServerVersion] = (2, 10, 23)
@@ -33,6 +35,13 @@ def parse_version(text: str) -> ServerVersion | None:
 def format_version(version: ServerVersion) -> str:
     """The version as people write it: ``2.15.1``."""
     return ".".join(str(part) for part in version)
+
+
+def demand_accepted(text: str) -> None:
+    """Raise ``SubstrateUnavailable`` for a server that says a version which is refused (design, decision 17)."""
+    version = parse_version(text)
+    if version is not None and not (verdict := judge(version)).accepted:
+        raise SubstrateUnavailable(verdict.reason, hint=ADVICE)
 
 
 def judge(version: ServerVersion) -> Verdict:

@@ -55,7 +55,7 @@ class ClientLimits:
 
     connect_seconds: float = 3.0
     """Name, TCP and TLS together."""
-    silence_seconds: float = 3.0
+    silence_seconds: float = 4.0
     """Beyond the wait that was asked for."""
     answer_seconds: float = 30.0
     """From the first byte of the answer, at the latest, to its last."""
@@ -148,8 +148,7 @@ class PeerConnection:
                         return
                     yield Answer(response.status, response.content_type, None, body)
         except EXCHANGE_ERRORS as error:
-            waited = self._clock.monotonic() - began
-            raise failure(error, self._endpoint.peer, str(self._endpoint), waited) from error
+            raise self._failure(error, began) from error
         finally:
             changing.cancel()
 
@@ -237,8 +236,16 @@ class PeerConnection:
             async with self._request(pool, question, total_seconds=total) as response:
                 return await _read(response, question)
         except EXCHANGE_ERRORS as error:
-            waited = self._clock.monotonic() - began
-            raise failure(error, self._endpoint.peer, str(self._endpoint), waited) from error
+            raise self._failure(error, began) from error
+
+    def _failure(self, error: BaseException, began: float) -> BsfgError:
+        """What went wrong, and how old the address is that we had of the peer's name."""
+        waited = self._clock.monotonic() - began
+        told = failure(error, self._endpoint.peer, str(self._endpoint), waited)
+        age = self._resolver.age_seconds(self._endpoint.host)
+        if age is not None:
+            told.details["address_age_seconds"] = round(age, 1)
+        return told
 
     def _request(
         self, pool: _Pool, question: Question, *, total_seconds: float | None

@@ -31,7 +31,7 @@ from bsfg.transport.agreement import (
 )
 from bsfg.transport.wire import ConfirmCall, FetchCall
 
-STORE_SECONDS_MAX: Final = 8.0
+STORE_SECONDS_MAX: Final = 3.0
 """How long the local store may take, beyond the wait that was asked for."""
 PAGES_SECONDS_MAX: Final = 30.0
 """No further page of an answer is begun after this; the receiver asks again."""

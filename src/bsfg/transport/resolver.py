@@ -80,7 +80,7 @@ class NameResolver(AbstractResolver):
 
     def age_seconds(self, host: str) -> float | None:
         """How old the answer is that is used for this name; None for an address and for a name without one."""
-        times = [name.answered_at for (known, _), name in self._names.items() if known == host and name.places]
+        times = [each.answered_at for (name, _), each in self._names.items() if name == host and each.places]
         return self._clock.monotonic() - max(times) if times else None
 
     def _name(self, key: _Key) -> _Name:
@@ -107,7 +107,7 @@ class NameResolver(AbstractResolver):
 
     def _begin(self, key: _Key, name: _Name) -> _Flight:
         if self._threads >= THREADS_MAX and len(self._waiting) >= WAITING_MAX:
-            raise OSError(f"the name {key[0]} can't be resolved now: {WAITING_MAX} others wait for the resolver")
+            raise OSError(f"the name {key[0]} can't be resolved now: {WAITING_MAX} others wait")
         flight: _Flight = asyncio.get_running_loop().create_future()
         name.flight, name.began_at = flight, self._clock.monotonic()
         flight.add_done_callback(lambda _: self._landed(name, flight))
@@ -125,8 +125,8 @@ class NameResolver(AbstractResolver):
     def _start(self, key: _Key, flight: _Flight) -> None:
         self._threads += 1
         # A daemon thread and no executor: an executor's threads are waited for when the program ends.
-        arguments = (asyncio.get_running_loop(), key, flight)
-        threading.Thread(target=self._run, args=arguments, name=f"resolve {key[0]}", daemon=True).start()
+        given = (asyncio.get_running_loop(), key, flight)
+        threading.Thread(target=self._run, args=given, name=f"resolve {key[0]}", daemon=True).start()
 
     def _run(self, loop: asyncio.AbstractEventLoop, key: _Key, flight: _Flight) -> None:
         """The thread: look up, hand the outcome to the loop."""
@@ -135,7 +135,7 @@ class NameResolver(AbstractResolver):
             places = self._lookup(*key)
             error: Exception | None = None if places else OSError(f"the name {key[0]} has no address")
         except Exception as caught:  # Whatever it is, the thread's place has to become free again.
-            error = caught if isinstance(caught, OSError) else OSError(f"{key[0]} can't be resolved: {caught}")
+            error = caught if isinstance(caught, OSError) else OSError(f"{key[0]}: {caught}")
         with contextlib.suppress(RuntimeError):  # The loop has ended: nobody waits any more.
             loop.call_soon_threadsafe(self._returned, flight, places, error)
 
@@ -147,4 +147,3 @@ class NameResolver(AbstractResolver):
             flight.set_exception(error)
         if self._waiting:
             self._start(*self._waiting.popleft())
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from bsfg.errors import BsfgError
@@ -146,6 +146,8 @@ class CannedOperations:
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.appended: list[dict[str, Any]] = []
+        self.received = b""
+        """The bytes of lines to append."""
         self.facts: list[dict[str, Any] | BsfgError] = [FACT, BINARY_FACT]
         self.called = asyncio.Event()
         self.hold = asyncio.Event()
@@ -177,6 +179,7 @@ class CannedOperations:
                 "partition": {"peer": "enterprise", "reason": "drill", "until": "2025-01-16T10:15:00.000000000Z"}
             },
             "reconcile": {"peer": "enterprise", "was_partitioned": True},
+            "notify": {"peer": "enterprise", "stream": "facts.orders", "head": 41, "taken": True},
         }
 
     async def _answer(self, method: str, asked: Any = None) -> dict[str, Any]:
@@ -235,6 +238,17 @@ class CannedOperations:
             "duplicates": 0,
         }
 
+    async def append_lines(
+        self, stream: str, pieces: AsyncIterator[bytes], subject: str | None, is_envelope: bool, /
+    ) -> dict[str, Any]:
+        self.calls.append(("append_lines", (stream, subject, is_envelope)))
+        async for piece in pieces:
+            self.received += piece
+            if isinstance(self.answers.get("append_lines"), BaseException):
+                raise self.answers["append_lines"]
+        count = len(self.received.splitlines())
+        return {"appended": count, "first_sequence": 1, "last_sequence": count, "duplicates": 0}
+
     async def read(self, **wanted: Any) -> AsyncGenerator[dict[str, Any], None]:
         self.calls.append(("read", wanted))
         try:
@@ -267,3 +281,6 @@ class CannedOperations:
 
     async def reconcile(self, peer: str, /) -> dict[str, Any]:
         return await self._answer("reconcile", peer)
+
+    async def notify(self, peer: str, stream: str, /) -> dict[str, Any]:
+        return await self._answer("notify", (peer, stream))

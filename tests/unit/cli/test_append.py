@@ -12,7 +12,6 @@ import pytest
 from tests.unit.cli.canned import CannedOperations
 from tests.unit.cli.conftest import Finished, bsfg_program, start_bsfg
 
-from bsfg.cli.append import FACTS_A_CALL
 from bsfg.cli.fact_input import encode_fact
 from bsfg.errors import BsfgError, Code
 from bsfg.model.fact import PAYLOAD_BYTES_MAX
@@ -62,32 +61,27 @@ async def test_a_fact_has_at_most_a_mebibyte(
         assert finished.error["code"] == "too_large"
 
 
-async def test_ndjson_takes_each_lines_bytes_and_skips_blank_ones(home: Path, operations: CannedOperations) -> None:
-    lines = b'{"a": 1}\n\n  \r\nnot json \r\n{"\xc3\xa4": "\xe2\x82\xac"}'
+async def test_lines_go_to_the_gateway_as_they_are(home: Path, operations: CannedOperations) -> None:
+    lines = b'{"a": 1}\n\n  \r\nnot json \r\n\xff\x00{"\xc3\xa4": "\xe2\x82\xac"}'
     finished = await append(home, "--ndjson", "--subject", "t", stdin=lines)
-    assert finished.json == {"appended": 3, "first_sequence": 1, "last_sequence": 3, "duplicates": 0}
-    assert [row["data"] for row in operations.appended] == ['{"a": 1}', "not json \r", '{"ä": "€"}']
-    assert {row["subject"] for row in operations.appended} == {"t"}
+    assert operations.calls == [("append_lines", ("facts.orders", "t", False))]
+    assert operations.received == lines
+    assert finished.json == {"appended": 5, "first_sequence": 1, "last_sequence": 5, "duplicates": 0}
+
+
+async def test_envelopes_are_told_apart_and_may_come_from_a_file(
+    home: Path, operations: CannedOperations, tmp_path: Path
+) -> None:
+    (tmp_path / "facts.ndjson").write_bytes(b'{"data": "x"}\n' * 100_000)
+    finished = await append(home, "--envelope", tmp_path / "facts.ndjson", stdin=b"")
+    assert operations.calls == [("append_lines", ("facts.orders", None, True))]
+    assert len(operations.received) == 1_400_000
+    assert finished.json["appended"] == 100_000
 
 
 async def test_no_lines_are_nothing_to_do(home: Path, operations: CannedOperations) -> None:
-    finished = await append(home, "--ndjson", stdin=b"\n\n")
-    assert (finished.status, finished.json) == (0, EMPTY)
-    assert operations.calls == []
-
-
-async def test_many_lines_go_in_bounded_calls_in_order(home: Path, operations: CannedOperations) -> None:
-    lines = b"".join(b"%d\n" % number for number in range(2 * FACTS_A_CALL + 1))
-    finished = await append(home, "--ndjson", stdin=lines)
-    assert finished.json == {"appended": 2001, "first_sequence": 1, "last_sequence": 2001, "duplicates": 0}
-    assert [row["data"] for row in operations.appended] == [str(number) for number in range(2001)]
-    assert max(count for _, count in operations.calls) == FACTS_A_CALL
-
-
-async def test_large_lines_go_in_calls_of_few_mebibytes(home: Path, operations: CannedOperations) -> None:
-    finished = await append(home, "--ndjson", stdin=(b"x" * (PAYLOAD_BYTES_MAX - 100) + b"\n") * 9)
-    assert (finished.status, finished.json["appended"]) == (0, 9)
-    assert max(count for _, count in operations.calls) == 4
+    finished = await append(home, "--ndjson", stdin=b"")
+    assert (finished.status, finished.json["appended"]) == (0, 0)
 
 
 async def test_a_producer_that_pauses_does_not_hold_its_facts_back(home: Path, operations: CannedOperations) -> None:
@@ -95,19 +89,15 @@ async def test_a_producer_that_pauses_does_not_hold_its_facts_back(home: Path, o
     assert process.stdin is not None
     process.stdin.write(b"first\nsec")
     async with asyncio.timeout(20):
-        while not operations.appended:  # noqa: ASYNC110
+        while operations.received != b"first\nsec":  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-        assert [row["data"] for row in operations.appended] == ["first"]
         stdout, _ = await process.communicate(b"ond\n")
     assert json.loads(stdout)["appended"] == 2
-    assert [row["data"] for row in operations.appended] == ["first", "second"]
+    assert operations.received == b"first\nsecond\n"
 
 
-@pytest.mark.parametrize("options", [[], ["--ndjson"]])
-async def test_an_input_without_end_is_refused_before_its_end(
-    home: Path, operations: CannedOperations, options: list[str]
-) -> None:
-    process = await start_bsfg(*APPEND, *options, "--home", home, stdin=asyncio.subprocess.PIPE)
+async def test_an_input_without_end_is_refused_before_its_end(home: Path, operations: CannedOperations) -> None:
+    process = await start_bsfg(*APPEND, "--home", home, stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
     assert process.stderr is not None
     async with asyncio.timeout(20):
@@ -118,76 +108,50 @@ async def test_an_input_without_end_is_refused_before_its_end(
     assert operations.appended == []
 
 
-async def test_a_line_that_is_too_long_ends_the_command(home: Path, operations: CannedOperations) -> None:
-    lines = b"good\n" + b"x" * (PAYLOAD_BYTES_MAX + 1) + b"\nnever sent\n"
-    finished = await append(home, "--ndjson", "--output", "json", stdin=lines)
-    assert finished.status == 1
-    assert finished.error["message"].startswith("stdin:2: the line is longer than 1048576 bytes; appended before it: 1")
-    assert finished.error["appended_before"]["appended"] == 1
-    assert [row["data"] for row in operations.appended] == ["good"]
+REFUSAL = {"appended": 2, "first_sequence": 1, "last_sequence": 2, "duplicates": 0, "lines": [3, 3]}
 
 
-# Envelopes
-
-
-async def test_an_envelope_carries_subject_id_headers_and_payload(home: Path, operations: CannedOperations) -> None:
-    envelopes = [
-        {"subject": "created", "message_id": "1", "headers": [["A", "b"], ["A", "c"]], "data": "ä"},
-        {"data_base64": "/w=="},
-        {"data": "", "subject": None},
-    ]
-    finished = await append(home, "--envelope", stdin="\n".join(map(json.dumps, envelopes)).encode())
-    assert finished.json["appended"] == 3
-    binary = {"subject": None, "message_id": None, "headers": [], "data_base64": "/w=="}
-    assert operations.appended == [
-        fact("ä", subject="created", message_id="1", headers=[["A", "b"], ["A", "c"]]),
-        binary,
-        fact(""),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "not JSON"),
-        ("[" * 100_000, "not JSON"),
-        ("[]", "not a JSON object"),
-        ("{}", "needs either data or data_base64"),
-        ('{"data": "x", "data_base64": "eA=="}', "needs either data or data_base64"),
-        ('{"data": 7}', "data is not text but int"),
-        ('{"data": "\\ud800"}', "data is not valid Unicode"),
-        ('{"data_base64": "e!A="}', "data_base64 is not base64"),
-        ('{"data": "x", "headers": {"a": "b"}}', "headers is not a list of [name, value]"),
-        ('{"data": "x", "headers": [["a", 1]]}', "headers is not a list of [name, value]"),
-        ('{"data": "x", "subject": ["a"]}', "subject is not text but list"),
-        ('{"data": "x", "sequence": 1}', "'sequence' is not a field of an envelope"),
-    ],
-)
-async def test_a_bad_envelope_names_its_file_and_line_and_ends_the_command(
-    home: Path, operations: CannedOperations, tmp_path: Path, line: str, message: str
+@pytest.mark.parametrize("size", [100, 50_000_000], ids=["short", "long"])
+async def test_a_refusal_names_the_line_and_what_was_appended_before_it(
+    home: Path, operations: CannedOperations, tmp_path: Path, size: int
 ) -> None:
+    operations.answers["append_lines"] = BsfgError(Code.INVALID_REQUEST, "line 3: not an envelope", **REFUSAL)
     path = tmp_path / "facts.ndjson"
-    path.write_text(f'{{"data": "one"}}\n\n{line}\n{{"data": "never sent"}}\n')
-    finished = await append(home, "--envelope", path, stdin=b"")
+    path.write_bytes(b"x" * 99 + b"\n" * size)
+    finished = await append(home, "--envelope", "--output", "json", path, stdin=b"")
     assert (finished.status, finished.text) == (2, "")
-    assert f"{path}:3: {message}" in finished.complaint
-    assert "appended before it: 1 facts, last sequence 1" in finished.complaint
-    assert operations.appended == [fact("one")]
+    assert finished.error["message"] == (
+        f"{path}:3: not an envelope; appended before it: 2 facts, last sequence 2"
+    )
+    assert finished.error["appended_before"] == {name: REFUSAL[name] for name in EMPTY}
+    assert finished.error["lines"] == [3, 3]
 
 
-async def test_an_error_of_the_gateway_says_which_lines_are_open(
-    home: Path, operations: CannedOperations, tmp_path: Path
-) -> None:
-    operations.answers["append"] = BsfgError(Code.LOCAL_FULL, "the stream facts.orders is full")
-    path = tmp_path / "facts.ndjson"
-    path.write_bytes(b"a\n" * (FACTS_A_CALL + 5))
-    finished = await append(home, "--ndjson", "--output", "json", path, stdin=b"")
+async def test_a_refusal_reaches_a_producer_that_pauses(home: Path, operations: CannedOperations) -> None:
+    operations.answers["append_lines"] = BsfgError(Code.LOCAL_FULL, "lines 1-7: the stream is full", **REFUSAL)
+    process = await start_bsfg(*APPEND, "--ndjson", "--home", home, stdin=asyncio.subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.write(b"first\n")
+    async with asyncio.timeout(20):
+        assert b"stdin:1-7: the stream is full; appended before it: 2 facts" in await process.stderr.readline()
+        assert await process.wait() == 1
+    process.stdin.close()
+
+
+async def test_a_conflict_is_exit_1_with_its_details(home: Path, operations: CannedOperations) -> None:
+    operations.answers["append"] = BsfgError(
+        Code.CONFLICTING_DUPLICATE, "other content", message_id="m", original_sequence=7, **EMPTY
+    )
+    finished = await append(home, "--message-id", "m", "--output", "json", stdin=b"x")
     assert finished.status == 1
-    assert finished.error["code"] == "local_full"
-    message = f"{path}:1-1000: the stream facts.orders is full; appended before it: 0 facts"
-    assert finished.error["message"].startswith(message)
-    assert finished.error["appended_before"] == EMPTY
-    assert operations.calls == [("append", FACTS_A_CALL)]
+    assert (finished.error["code"], finished.error["original_sequence"]) == ("conflicting_duplicate", 7)
+
+
+async def test_without_a_gateway_nothing_is_sent(home: Path) -> None:
+    finished = await append(home, "--ndjson", stdin=b"x\n" * 1_000_000)
+    assert finished.status == 3
+    assert "no gateway is up" in finished.complaint
 
 
 @pytest.mark.parametrize("payload", [b"text", "ä€".encode(), b'"quotes"' * 50, b"\0" * 5000, b"\xff\xfe", b""])

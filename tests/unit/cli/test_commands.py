@@ -77,6 +77,10 @@ READ = {"stream": "facts.orders", "peer": None, "from_sequence": None, "follow":
             ("partition", ("enterprise", "drill", None)),
         ),
         ("admin reconcile --peer enterprise", ("reconcile", "enterprise")),
+        (
+            "admin notify --peer enterprise --stream facts.orders",
+            ("notify", ("enterprise", "facts.orders")),
+        ),
         ("read --stream facts.orders", ("read", READ)),
         (
             "read --stream facts.orders --peer plant-b --from 7",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,19 @@ def test_a_json_line_has_the_fields_of_the_contract(capsys: pytest.CaptureFixtur
         "stream": "s",
         "message": "cursor advanced to 9",
     }
+
+
+def test_what_a_library_logs_is_a_line_of_ours_without_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    open_journal(LogConfig(), "plant-a")
+    try:
+        raise ValueError("inside")
+    except ValueError:
+        logging.getLogger("asyncio").exception("something\nwent wrong")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    line = json.loads(lines[0])
+    assert (line["event"], line["level"], line["source"]) == ("library_notice", "error", "asyncio")
+    assert "went wrong: ValueError('inside')" in line["message"]
 
 
 def test_every_log_event_in_the_source_is_declared() -> None:

@@ -177,6 +177,20 @@ async def test_a_closed_control_answers_nothing_and_leaves_no_task(server: NatsS
     await until(lambda: len(asyncio.all_tasks()) <= before)
 
 
+async def test_a_control_that_is_closed_while_it_connects_ends_at_whatever_moment_that_is(server: NatsServer) -> None:
+    """What waits inside the connecting may swallow a cancellation that comes together with its answer."""
+    for turns in range(24):
+        control = Control(server.target, name="test")
+        control.start()
+        for _ in range(turns):
+            # The loop is busy, so that every answer is there when it turns: the moments are the same in each run.
+            time.sleep(0.003)  # noqa: ASYNC251
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await control.close()
+        assert not control.connected
+
+
 async def test_the_right_seed_is_let_in_and_another_is_not(tmp_path: Path) -> None:
     right, wrong = tmp_path / "right.nk", tmp_path / "wrong.nk"
     key = ensure_seed(right)

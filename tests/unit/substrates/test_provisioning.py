@@ -148,6 +148,12 @@ async def test_another_difference_is_reported_and_left(control: Control) -> None
     assert (await info(control))["config"]["discard"] == "old"
 
 
+def test_a_stream_that_is_never_synced_is_told() -> None:
+    wanted = local_config(StreamSpec(StreamName("facts.orders")), ZONE, 1, atomic=False)
+    assert differences(wanted, wanted) == []
+    assert differences(wanted | {"persist_mode": "async"}, wanted) == [Difference("persist_mode", "async", "default")]
+
+
 async def test_apply_makes_it_what_is_configured(control: Control) -> None:
     [first] = await provision(control, StreamSpec(STREAM))
     await edit(control, discard="old")
