@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.support.twin_link import INBOUND, NAME, STREAM, TwinLink
+
 from bsfg.core.conversation import PartitionBegan, PartitionEnded, Woken
 from bsfg.errors import BsfgError, Code, PeerUnreachable
 from bsfg.model.cursor import HaltReason, LinkState
 from bsfg.model.names import physical
-from tests.support.twin_link import INBOUND, NAME, STREAM, TwinLink
 
 
 async def test_facts_arrive_once_and_in_order_and_are_confirmed() -> None:
@@ -134,7 +135,9 @@ async def test_deleted_facts_are_no_gap() -> None:
             twin.source.delete(physical(STREAM), sequence)
         await twin.level(8)
         assert twin.stored() == [1, 2, 3, 6, 7, 8]
-        await twin.until(lambda: twin.driver.link.saved is not None and twin.driver.link.saved.scanned_through == 9)
+        await twin.until(
+            lambda: twin.driver.link.saved is not None and twin.driver.link.saved.scanned_through == 9
+        )
         await twin.restart()
         await twin.level(8)
         assert twin.driver.link.cursor is not None and twin.driver.link.cursor.scanned_through == 9

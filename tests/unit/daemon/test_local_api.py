@@ -274,6 +274,40 @@ async def test_a_body_has_a_limit(unix: aiohttp.ClientSession, operations: Canne
     assert operations.calls == [("append", 1)]
 
 
+async def test_lines_to_append_may_be_longer_than_any_body(
+    unix: aiohttp.ClientSession, operations: CannedOperations
+) -> None:
+    async def lines() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * (BODY_BYTES_MAX // 16 - 1) + b"\n"
+
+    async with unix.post("/v1/append/ndjson?stream=s&subject=a&envelope=0", data=lines()) as response:
+        assert (response.status, (await response.json())["appended"]) == (200, 20)
+    assert operations.calls == [("append_lines", ("s", "a", False))]
+    assert len(operations.received) > BODY_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [("", "invalid_request"), ("?stream=s&other=1", "unknown_field"), ("?stream=s&envelope=x", "invalid_request")],
+)
+async def test_lines_need_their_stream_and_nothing_unknown(
+    unix: aiohttp.ClientSession, operations: CannedOperations, query: str, code: str
+) -> None:
+    async with unix.post(f"/v1/append/ndjson{query}", data=b"x\n") as response:
+        assert await error_of(response) == (400, code)
+    assert operations.calls == []
+
+
+async def test_a_conflict_in_lines_is_409_with_what_went_before(
+    unix: aiohttp.ClientSession, operations: CannedOperations
+) -> None:
+    operations.answers["append_lines"] = BsfgError(Code.CONFLICTING_DUPLICATE, "line 2: no", appended=1)
+    async with unix.post("/v1/append/ndjson?stream=s", data=b"x\n" * 5_000_000) as response:
+        assert response.status == 409
+        assert (await response.json())["error"]["appended"] == 1
+
+
 async def test_an_append_has_a_limit_of_facts(unix: aiohttp.ClientSession, operations: CannedOperations) -> None:
     for count, status in ((FACTS_MAX, 200), (FACTS_MAX + 1, 413)):
         async with unix.post("/v1/append?stream=s", json={"facts": [{}] * count}) as response:

@@ -65,7 +65,9 @@ async def test_a_partition_that_can_not_be_kept_does_not_begin() -> None:
     assert desk.partitions.in_force == {} and desk.changes == []
 
 
-@pytest.mark.parametrize(("reason", "seconds"), [("", 60), ("  ", 60), ("x" * 501, 60), ("ok", 0), ("ok", SECONDS_MAX + 1)])
+@pytest.mark.parametrize(
+    ("reason", "seconds"), [("", 60), ("  ", 60), ("x" * 501, 60), ("ok", 0), ("ok", SECONDS_MAX + 1)]
+)
 async def test_a_partition_needs_a_reason_and_an_end_within_a_day(reason: str, seconds: float) -> None:
     with pytest.raises(BsfgError):
         await Desk().partitions.begin(PEER, reason, seconds)
@@ -75,7 +77,9 @@ async def test_one_without_an_end_waits_for_an_operator() -> None:
     assert (await Desk().partitions.begin(PEER, "long", None)).until is None
 
 
-async def test_a_partition_ends_by_itself_even_after_the_store_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_partition_ends_by_itself_even_after_the_store_was_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
     desk = Desk()
     await desk.partitions.begin(PEER, "drill", 0.05)

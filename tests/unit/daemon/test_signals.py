@@ -47,7 +47,9 @@ def test_an_event_is_one_line_whatever_a_peer_put_into_it(
 
 
 def test_a_json_line_has_the_fields_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
-    open_journal(LogConfig(), "plant-a").info("cursor_advanced", peer="enterprise", stream="s", message="cursor advanced to 9")
+    open_journal(LogConfig(), "plant-a").info(
+        "cursor_advanced", peer="enterprise", stream="s", message="cursor advanced to 9"
+    )
     line = json.loads(capsys.readouterr().err)
     assert list(line)[:3] == ["ts", "level", "event"]
     assert line | {"ts": ""} == {
@@ -61,7 +63,9 @@ def test_a_json_line_has_the_fields_of_the_contract(capsys: pytest.CaptureFixtur
     }
 
 
-def test_what_a_library_logs_is_a_line_of_ours_without_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_library_logs_is_a_line_of_ours_without_its_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     open_journal(LogConfig(), "plant-a")
     try:
         raise ValueError("inside")
@@ -84,9 +88,13 @@ def test_every_log_event_in_the_source_is_declared() -> None:
     assert used and used <= set(LOG_EVENTS)
 
 
-def test_a_flood_of_refusals_is_counted_and_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flood_of_refusals_is_counted_and_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     telemetry, path = Telemetry(), tmp_path / "audit.jsonl"
-    observer = ListenerObserver(open_journal(LogConfig(), "plant-a"), AuditLog(path, SystemClock()), telemetry)
+    observer = ListenerObserver(
+        open_journal(LogConfig(), "plant-a"), AuditLog(path, SystemClock()), telemetry
+    )
     for port in range(500):
         observer.handshake_failed(f"10.0.0.1:{port}", "unknown_ca", "who is that")
     observer.handshake_failed("10.0.0.2:1", "unknown_ca", "who is that")
@@ -117,9 +125,19 @@ def test_what_is_known_is_shown() -> None:
 
 
 def test_what_is_unknown_is_absent_and_never_zero_but_the_age_goes_on() -> None:
-    silent = ROW | {"head": None, "lag_facts": None, "lag_seconds": None, "sequence": None, "head_age_seconds": None}
+    silent = ROW | {
+        "head": None,
+        "lag_facts": None,
+        "lag_seconds": None,
+        "sequence": None,
+        "head_age_seconds": None,
+    }
     found = samples(replace(READINGS, cursors=[silent], reachable={parse_zone("enterprise"): None}))
     assert not [name for name in found if name.startswith("bsfg_replication_lag_facts")]
     assert not [name for name in found if name.startswith("bsfg_replication_lag_seconds")]
-    assert not [name for name in found if name.startswith(("bsfg_peer_head", "bsfg_cursor", "bsfg_peer_reachable", "bsfg_crl"))]
+    assert not [
+        name
+        for name in found
+        if name.startswith(("bsfg_peer_head", "bsfg_cursor", "bsfg_peer_reachable", "bsfg_crl"))
+    ]
     assert found["bsfg_replication_lag_observed_age_seconds,enterprise,facts.operational"] == 60.0

@@ -29,7 +29,10 @@ from bsfg.model.fact import (
         (b"NATS/1.0\r\nNats-Batch-Id: x\r\nNats-Batch-Sequence: 7\r\n\r\n", b""),
         (b"NATS/1.0\r\nNats-Batch-Id: x\r\nTrace: abc\r\n\r\n", b"Trace: abc\r\n"),
         (b"NATS/1.0\r\nNats-Batch-Id: x\r\nNats-Msg-Id: 42\r\n\r\n", b"Nats-Msg-Id: 42\r\n"),
-        (b"NATS/1.0\r\nNats-Rollup: all\r\nnats-rollup: all\r\nBSFG-Origin: forged\r\nA: 1\r\n\r\n", b"A: 1\r\n"),
+        (
+            b"NATS/1.0\r\nNats-Rollup: all\r\nnats-rollup: all\r\nBSFG-Origin: forged\r\nA: 1\r\n\r\n",
+            b"A: 1\r\n",
+        ),
         (b"NATS/1.0\r\nA:1\r\nB:   2  \r\nA: 3\r\n\r\n", b"A: 1\r\nB: 2\r\nA: 3\r\n"),
     ],
 )
@@ -76,7 +79,11 @@ def test_any_header_survives_the_way_there_and_back(pairs: list[tuple[str, str]]
     block = allowed_headers(raw)
     assert is_allowed_block(block)
     assert origin_block(b"NATS/1.0\r\n" + inbound_block(block) + b"\r\n") == block
-    kept = [pair for pair in pairs if not pair[0].lower().startswith(("nats-", "bsfg-")) or pair[0] == "Nats-Msg-Id"]
+    kept = [
+        pair
+        for pair in pairs
+        if not pair[0].lower().startswith(("nats-", "bsfg-")) or pair[0] == "Nats-Msg-Id"
+    ]
     assert header_pairs(block) == kept
 
 
@@ -94,7 +101,10 @@ def test_coordinates_survive_their_header(sequence: int, time: int) -> None:
     assert parse_origin(origin.header_value()) == origin
 
 
-@pytest.mark.parametrize("value", ["", "a b c 1", "a b c x 2026-01-01T00:00:00Z", "a b c 1 yesterday", "a b c 1 2026-01-01T00:00:00"])
+@pytest.mark.parametrize(
+    "value",
+    ["", "a b c 1", "a b c x 2026-01-01T00:00:00Z", "a b c 1 yesterday", "a b c 1 2026-01-01T00:00:00"],
+)
 def test_what_is_no_origin_is_refused(value: str) -> None:
     with pytest.raises(ValueError):
         parse_origin(value)

@@ -186,8 +186,10 @@ async def test_a_control_that_is_closed_while_it_connects_ends_at_whatever_momen
             # The loop is busy, so that every answer is there when it turns: the moments are the same in each run.
             time.sleep(0.003)  # noqa: ASYNC251
             await asyncio.sleep(0)
+        began = time.monotonic()
         async with asyncio.timeout(5):
             await control.close()
+        assert time.monotonic() - began < 4.0, f"closed after {turns} turns"
         assert not control.connected
 
 
