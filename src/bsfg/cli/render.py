@@ -91,7 +91,9 @@ def error_lines(error: BsfgError) -> list[str]:
         return [problem_line(problem) for problem in problems]
     text = [f"{click.style('error:', fg='red')} {printable(error.message)}"]
     if error.hint:
-        text.append(f"  hint: {printable(error.hint)}")
+        # A hint may have lines to be typed; what a peer sent never has.
+        first, *others = error.hint.splitlines() or [""]
+        text += [f"  hint: {printable(first)}", *map(printable, others)]
     return text
 
 

@@ -275,7 +275,7 @@ def streams(answer: Any) -> Iterable[str]:
     if not rows:
         return ["no streams"]
     return table(
-        ["STREAM", "IN JETSTREAM", "FACTS", "FIRST", "LAST", "DURABILITY"],
+        ["STREAM", "IN JETSTREAM", "FACTS", "FIRST", "LAST", "ACKS"],
         [
             [
                 printable(row.get("stream")),
@@ -339,6 +339,11 @@ def partitioned(answer: Row) -> Iterable[str]:
     peer, until = printable(row.get("peer")), row.get("until")
     yield f"{peer} is partitioned " + (f"until {moment(until)}" if until else "until it is reconciled")
     yield f"end it: bsfg admin reconcile --peer {peer}"
+
+
+def notified(answer: Row) -> Iterable[str]:
+    stream, head = printable(answer.get("stream")), answer.get("head")
+    yield f"{printable(answer.get('peer'))} took the advice that {stream} has reached {head}"
 
 
 def reconciled(answer: Row) -> Iterable[str]:
