@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 ACCEPTANCE := $(wildcard tests/acceptance/test_*.py)
 
-.PHONY: help install demo setup-tests test check bench lock clean
+.PHONY: help install demo setup-tests test check bench bench-neighbours lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -17,7 +17,8 @@ help:
 	@echo 'make test     set up everything and run the tests'
 	@echo 'make install  the program at .venv/bin/bsfg'
 	@echo 'make check    lint, strict types, import rule, systemd unit'
-	@echo 'make bench    BSFG beside native JetStream sources on the same facts'
+	@echo 'make bench    BSFG beside native JetStream sources on the same facts; BENCH_OPTIONS="--only lazy_512"'
+	@echo 'make bench-neighbours  the same, after installing the neighbours that it can be compared with'
 	@echo 'make lock     bring the locks in line with pyproject.toml; LOCK_OPTIONS=--upgrade takes newer versions'
 	@echo 'make clean    remove what the other targets made'
 
@@ -41,7 +42,11 @@ check: $(VENV)/.development-installed
 	tools/check-unit deploy/systemd/bsfg-controller.service
 
 bench: install
-	$(BIN)/python -u -m bench
+	$(BIN)/python -u -m bench $(BENCH_OPTIONS)
+
+bench-neighbours: install
+	@bench/setup-neighbours
+	$(BIN)/python -u -m bench $(BENCH_OPTIONS)
 
 lock: $(VENV)/.development-installed
 	$(LOCK) --group build --output-file requirements-build.lock $(LOCK_OPTIONS)

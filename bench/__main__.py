@@ -3,152 +3,214 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
-import platform
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from rich.console import Console
-from rich.table import Table
+import nats.errors
 
-from bench import gateways, native
-from bench.facts import FACT_BYTES
-from bench.measure import Run, median
+from bench import fsyncs, gateways, machine, native, postgres, report
+from bench.facts import consume
+from bench.fsyncs import FsyncCount
+from bench.latency import latency
+from bench.measure import Run, transfer
+from bench.native import NativePair
+from bench.pair import JetStreamPair, Pair, Setting
+from bench.results import Results, Syncs, as_json, figures
+from bench.works import ROWS, Group, Kind, Row, Side, Sizes, chosen_rows, groups, needed_sides
+from bsfg.errors import BsfgError
 
+MEASURING_FAILS: Final = (RuntimeError, OSError, BsfgError, nats.errors.Error, subprocess.SubprocessError)
 RESULTS: Final = Path("bench-results.json")
-RATIO_AT_LEAST: Final = 1.0
-Side = Callable[[Path, int, bool], Run]
-
-
-@dataclass
-class Work:
-    """One amount of facts at one durability, and what both sides did with it."""
-
-    name: str
-    facts: int
-    sync_always: bool
-    ours: list[Run] = field(default_factory=list)
-    reference: list[Run] = field(default_factory=list)
+MINUTES_MAX: Final = 16.0
+"""After this no second round is begun, so that the whole ends within twenty."""
 
 
 def main() -> int:
     options = _options()
-    works = [
-        Work("512 B, default sync", options.facts, sync_always=False),
-        Work("512 B, sync always", options.facts_sync_always, sync_always=True),
-    ]
-    _print_configuration(works, options.rounds)
-    sides = [side for side in ("native", "bsfg") if options.only in (None, side)]
-    for work in works:
-        for number in range(1, options.rounds + 1):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    rows = chosen_rows(options.only)
+    sizes = Sizes(
+        options.facts, options.facts_4096, options.facts_million, options.facts_strict, options.facts_latency
+    )
+    _introduce(options)
+    results, failures = Results(), 0
+    began = time.monotonic()
+    for group in groups(sizes):
+        sides = _sides_here(needed_sides(group, rows))
+        rounds = min(options.rounds, group.rounds_max or options.rounds)
+        for number in range(1, rounds + 1) if sides else ():
+            if number > 1 and time.monotonic() - began > MINUTES_MAX * 60:
+                print(
+                    f"{group.name}: round {number} and later are left out, {MINUTES_MAX:.0f} minutes are over"
+                )
+                break
             for side in sides:
-                _one_run(work, side, number)
-    Console(width=110).print(_table(works))
-    if not options.only:
-        RESULTS.write_text(json.dumps({"rows": _rows(works)}, indent=2) + "\n", encoding="utf-8")
-        print(f"written to {RESULTS}; a ratio above 1 is in favour of bsfg")
-    return 0
+                failures += not _one_run(results, group, side, number, options.folder)
+    _finish(results, rows, options, time.monotonic() - began)
+    return 1 if failures else 0
 
 
 def _options() -> argparse.Namespace:
+    sizes = Sizes()
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--facts", type=int, default=300_000, help="facts at default sync (%(default)s)")
-    parser.add_argument("--facts-sync-always", type=int, default=30_000, help="facts at sync always (%(default)s)")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="ROW", help=", ".join(row.work for row in ROWS)
+    )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side, in turn (%(default)s)")
-    parser.add_argument("--only", choices=["native", "bsfg"], help="one side alone; writes no results")
-    return parser.parse_args()
+    for name, default in (
+        ("facts", sizes.lazy),
+        ("facts-4096", sizes.lazy_large),
+        ("facts-million", sizes.million),
+        ("facts-strict", sizes.strict),
+        ("facts-latency", sizes.latency),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help="facts a run (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="where the stores are, on the disk to measure (TMPDIR)")
+    parser.add_argument(
+        "--results", type=Path, help=f"where the rows go; {RESULTS} where all rows were asked for"
+    )
+    options = parser.parse_args()
+    try:
+        chosen_rows(options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
-def _print_configuration(works: list[Work], rounds: int) -> None:
-    version = subprocess.run(
-        [str(native.NATS_SERVER), "--version"], capture_output=True, text=True, check=True, timeout=10
-    ).stdout.strip()
-    print(f"{version}, Python {platform.python_version()}, {os.cpu_count()} cores, facts of {FACT_BYTES} B,")
-    print(f"{rounds} runs each in turn, medians; every run on fresh stores; publishing is not measured")
-    for work in works:
-        print(f"\n{work.name}, {work.facts:,} facts")
-        print(f"  native: {native.describe(work.sync_always)}")
-        print(f"  bsfg:   {gateways.describe(work.sync_always)}")
+def _introduce(options: argparse.Namespace) -> None:
+    for line in machine.describe(options.folder or Path(tempfile.gettempdir())):
+        print(line)
+    print("\nThe native side, both servers (sync_interval: always where the work is called strict):")
+    print(native.describe())
     print(
-        "\nThe clock runs from the request that starts the transfer (the source is created; the partition is ended by\n"
-        "the command) until the receiver's stream holds every fact. 'flowing' leaves out the time to the first fact.\n"
-        "CPU is user and system time of all processes of a side in that span.\n"
+        "\nThe clock runs from the moment that the facts may travel (the source is created, the partition is ended,\n"
+        "the subscription is enabled) until the target holds every fact; filling the source is not measured.\n"
     )
 
 
-def _one_run(work: Work, side: str, number: int) -> None:
-    run_side, runs = (native.run, work.reference) if side == "native" else (gateways.run, work.ours)
-    with tempfile.TemporaryDirectory(prefix="bsfg-bench-") as folder:
-        run = run_side(Path(folder), work.facts, work.sync_always)
-    runs.append(run)
-    print(
-        f"{work.name}, run {number}, {side:>6}: {run.facts_per_second:>9,.0f} facts/s, "
-        f"{run.seconds_to_first:.2f} s to the first, {run.cpu_seconds_per_million:.1f} CPU s/M"
+def _sides_here(sides: Sequence[Side]) -> list[Side]:
+    """What can be measured on this machine."""
+    if Side.POSTGRES in sides and postgres.programs() is None:
+        print(
+            "PostgreSQL's server is not installed, so its row is left out; make bench-neighbours installs it"
+        )
+        return [side for side in sides if side is not Side.POSTGRES]
+    return list(sides)
+
+
+def _one_run(results: Results, group: Group, side: Side, number: int, folder: Path | None) -> bool:
+    """Whether it could be measured. A side that fails leaves the others their chance."""
+    if group.kind is Kind.FSYNCS and not fsyncs.is_available():
+        print(f"{group.name}: strace is not installed, so nothing is counted")
+        return True
+    try:
+        with tempfile.TemporaryDirectory(prefix="bsfg-bench-", dir=folder) as place:
+            said = _measure(results, group, side, Path(place))
+    except MEASURING_FAILS as error:
+        print(f"{group.name}, round {number}, {side.value}: FAILED: {error}", flush=True)
+        return False
+    print(f"{group.name}, round {number}, {side.value}: {said}", flush=True)
+    return True
+
+
+def _measure(results: Results, group: Group, side: Side, folder: Path) -> str:
+    with _opened(side, folder, group.setting(side)) as pair:
+        match group.kind:
+            case Kind.TRANSFER:
+                return _transfer(results, group, side, pair)
+            case Kind.LATENCY:
+                return _latency(results, group, side, pair)
+            case Kind.FSYNCS:
+                return _count_fsyncs(results, group, side, pair, folder)
+
+
+def _opened(side: Side, folder: Path, setting: Setting) -> AbstractContextManager[Pair]:
+    match side:
+        case Side.NATIVE:
+            return native.running(folder, setting)
+        case Side.POSTGRES:
+            return postgres.running(folder, setting)
+        case _:
+            return gateways.running(folder, setting)
+
+
+def _transfer(results: Results, group: Group, side: Side, pair: Pair) -> str:
+    run = asyncio.run(transfer(pair, group.facts))
+    results.transfers[group.name, side].append(run)
+    if isinstance(pair, NativePair) and group.name == "lazy_512":
+        results.publish_rates.append(run.fill_rate)
+        results.consume_rates.append(_consume_rate(pair, group))
+    return _said(run)
+
+
+def _said(run: Run) -> str:
+    peaks = ", ".join(f"{name} {peak:.0f}" for name, peak in run.peaks_mib.items())
+    return (
+        f"{run.rate:,.0f} facts/s, {run.seconds_to_first:.2f} s to the first, "
+        f"{run.cpu_per_million:.1f} CPU s/M; peak MiB: {peaks}"
     )
 
 
-def _table(works: list[Work]) -> Table:
-    table = Table("work", "side", "facts/s", "flowing facts/s", "CPU s per million", "ratio of facts/s")
-    for work in works:
-        ratio = ""
-        if work.ours and work.reference:
-            ratio = f"{median(work.ours, _rate) / median(work.reference, _rate):.2f}"
-        for side, runs in (("native", work.reference), ("bsfg", work.ours)):
-            if runs:
-                table.add_row(work.name, side, *_figures(runs), ratio if side == "bsfg" else "")
-    return table
+def _consume_rate(pair: NativePair, group: Group) -> float:
+    stream, consumer = asyncio.run(pair.create_consumer())
+    return consume(pair.source, stream, group.facts.count, consumer)
 
 
-def _figures(runs: list[Run]) -> list[str]:
-    return [
-        f"{median(runs, _rate):,.0f}",
-        f"{median(runs, lambda run: run.facts_per_second_once_started):,.0f}",
-        f"{median(runs, _cpu):.1f}",
-    ]
+def _latency(results: Results, group: Group, side: Side, pair: Pair) -> str:
+    assert isinstance(pair, JetStreamPair)
+
+    async def run() -> None:
+        if side is Side.NATIVE:
+            await pair.release()
+        results.latencies[group.name, side].append(
+            await latency(pair, group.facts.count, group.facts.size_bytes)
+        )
+
+    asyncio.run(run())
+    last = results.latencies[group.name, side][-1]
+    return f"p50 {last.p50:.2f} ms, p99 {last.p99:.2f} ms, longest {last.longest:.2f} ms"
 
 
-def _rate(run: Run) -> float:
-    return run.facts_per_second
+def _count_fsyncs(results: Results, group: Group, side: Side, pair: Pair, folder: Path) -> str:
+    counters: list[FsyncCount] = []
+
+    def counting() -> FsyncCount:
+        counters.append(FsyncCount(folder, pair.pids()))
+        return counters[-1]
+
+    asyncio.run(transfer(pair, group.facts, counting))
+    syncs = results.syncs[group.name, side] = Syncs(group.facts.count, counters[-1].counts)
+    return (
+        ", ".join(f"{name} {syncs.per_thousand(name):,.1f}" for name in syncs.counts)
+        + " fsyncs per 1,000 facts"
+    )
 
 
-def _cpu(run: Run) -> float:
-    return run.cpu_seconds_per_million
-
-
-def _rows(works: list[Work]) -> list[dict[str, Any]]:
-    """Ratios are ours to the reference's for facts/s and the reference's to ours for CPU: above 1 is ours."""
-    rows = []
-    for work in works:
-        rate, rate_reference = median(work.ours, _rate), median(work.reference, _rate)
-        cpu, cpu_reference = median(work.ours, _cpu), median(work.reference, _cpu)
-        rows += [
-            _row(f"{work.name}: throughput", rate, rate_reference, rate / rate_reference, "facts/s"),
-            _row(f"{work.name}: CPU", cpu, cpu_reference, cpu_reference / cpu, "CPU s per million facts"),
-        ]
-    return rows
-
-
-def _row(work: str, ours: float, reference: float, ratio: float, unit: str) -> dict[str, Any]:
-    return {
-        "work": work,
-        "ours": round(ours, 2),
-        "reference": round(reference, 2),
-        "ratio": round(ratio, 3),
-        "at_least": RATIO_AT_LEAST if unit == "facts/s" else None,
-        "unit": unit,
-    }
+def _finish(results: Results, rows: list[Row], options: argparse.Namespace, seconds: float) -> None:
+    measured = figures(results, rows)
+    print()
+    report.show(results, measured)
+    if check := report.native_check(results):
+        print(check)
+    path = options.results or (None if options.only else RESULTS)
+    if path is not None:
+        path.write_text(json.dumps({"rows": as_json(measured)}, indent=2) + "\n", encoding="utf-8")
+        print(f"rows written to {path}")
+    print(f"{seconds / 60:.1f} minutes, load {os.getloadavg()[0]:.1f} now")
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (RuntimeError, TimeoutError, OSError) as error:
-        sys.exit(f"bench: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -44,7 +44,9 @@ def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
 def issue(folder: Path, names: list[str]) -> None:
     """``ca.crt``, and ``NAME.crt`` and ``NAME.key`` for each name, for both ends of a connection on 127.0.0.1."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca = _builder("bench-ca", "bench-ca", ca_key).add_extension(x509.BasicConstraints(True, None), critical=True)
+    ca = _builder("bench-ca", "bench-ca", ca_key).add_extension(
+        x509.BasicConstraints(True, None), critical=True
+    )
     (folder / "ca.crt").write_bytes(ca.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     places = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])

@@ -1,120 +1,143 @@
-"""Our side: two gateways as ``bsfg serve`` on the homes of a fresh lab, facts from enterprise to plant-a."""
+"""Our side: the two gateways of a fresh lab with their nats-servers, facts from enterprise to plant-a."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
-from dataclasses import dataclass
-from functools import partial
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
-from urllib.error import URLError
-from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from ruamel.yaml import YAML
 
-from bench.facts import publish
-from bench.measure import Run, transfer
-from bench.processes import Processes, accepts_connections, wait_until
+from bench.facts import Facts, Place, publish
+from bench.fault_proxy import delayed
+from bench.pair import JetStreamPair, Setting
+from bench.processes import START_SECONDS_MAX
+from bsfg.cli.local_client import LocalClient, route
+from bsfg.errors import BsfgError, Code
+from bsfg.lab import held, processes
+from bsfg.lab.homes import ENTERPRISE, PLANT_A, LabPaths
+from bsfg.model.names import StreamName, ZoneId, inbound_physical
 
-BSFG: Final = str(Path(sys.executable).parent / "bsfg")
-COMMAND_TIMEOUT_SECONDS: Final = 60
-PROCESSES: Final = 4
-INBOUND: Final = "in_enterprise_facts_operational_g1"
-
-
-@dataclass(frozen=True)
-class Zone:
-    """What the bench needs to know of one zone of the lab."""
-
-    home: Path
-    local: str
-    nats: str
-    nats_credentials: Path
-    nats_admin_credentials: Path
-
-    def admin_seed(self) -> str:
-        return self.nats_admin_credentials.read_text(encoding="ascii").strip()
+SENDER: Final = ENTERPRISE.zone
+RECEIVER: Final = PLANT_A.zone
+HOLD_SECONDS: Final = 3_600
+POLL_SECONDS: Final = 0.05
+ATTEMPTS_MAX: Final = 3
 
 
-def describe(sync_always: bool) -> str:
-    sync = "strict (sync_interval always)" if sync_always else "lazy (sync_interval default)"
-    return f"2 gateways and their 2 nats-server, HTTP over mutual TLS, 1 replica, durability {sync}"
+@contextmanager
+def running(folder: Path, setting: Setting) -> Iterator[GatewayPair]:
+    """A lab, healthy, its receiver level; down at the end of the block, however that comes."""
+    with contextlib.ExitStack() as stack:
+        yield GatewayPair(_started(folder, setting, stack), setting)
 
 
-def run(folder: Path, facts: int, sync_always: bool) -> Run:
-    """Fill enterprise while the link is administratively partitioned, end that, wait until plant-a holds everything."""
-    zones = _build_homes(folder / "lab", "strict" if sync_always else "lazy")
-    enterprise, plant = zones["enterprise"], zones["plant-a"]
-    with Processes(folder) as processes:
-        for name, zone in zones.items():
-            processes.start(name, [BSFG, "serve", "--home", str(zone.home)])
-        for name, zone in zones.items():
-            wait_until(f"{name} ready", partial(_is_ready, zone), processes)
-        processes.require_count(PROCESSES)
-        _bsfg("admin", "partition", *_link(plant), "--reason", "bench", "--for", "1h")
-        publish(enterprise.nats, facts, enterprise.nats_credentials)
-        return asyncio.run(_measured(plant, facts, processes))
+def _started(folder: Path, setting: Setting, stack: contextlib.ExitStack) -> Path:
+    """Another lab on this machine may take an address between its choice and its use; then one more try."""
+    for attempt in range(ATTEMPTS_MAX):
+        try:
+            return _start(folder / f"lab-{attempt}", setting, stack)
+        except BsfgError as error:
+            if error.code is not Code.CONFIGURATION or attempt == ATTEMPTS_MAX - 1:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _build_homes(folder: Path, durability: str) -> dict[str, Zone]:
-    """A lab is brought up once, so that its homes are complete, and taken down again."""
-    answer = json.loads(_bsfg("lab", "up", "--dir", str(folder), "--empty", "--output", "json"))
-    _bsfg("lab", "down", "--dir", str(folder))
-    zones = {name: _zone(described) for name, described in answer["zones"].items()}
-    for zone in zones.values():
-        _set_durability(zone.home / "config" / "zone.yaml", durability)
-    return zones
+def _start(directory: Path, setting: Setting, stack: contextlib.ExitStack) -> Path:
+    processes.build(directory)
+    for zone in (SENDER, RECEIVER):
+        _set_durability(directory, zone, setting.is_strict)
+    if setting.round_trip_seconds:
+        listener = processes.zone_of(directory, SENDER).endpoint
+        entrance = stack.enter_context(delayed(listener, setting.round_trip_seconds / 2))
+        _set_endpoint(directory, entrance)
+    stack.callback(_down, directory)
+    processes.start(directory)
+    return directory
 
 
-def _zone(described: dict[str, Any]) -> Zone:
-    return Zone(
-        home=Path(described["home"]),
-        local=described["local"],
-        nats=described["nats"],
-        nats_credentials=Path(described["nats_credentials"]),
-        nats_admin_credentials=Path(described["nats_admin_credentials"]),
-    )
+def _down(directory: Path) -> None:
+    with contextlib.suppress(BsfgError):
+        processes.down(directory)
 
 
-def _set_durability(path: Path, durability: str) -> None:
+class GatewayPair(JetStreamPair):
+    """A lab whose receiver can be partitioned from its sender."""
+
+    def __init__(self, directory: Path, setting: Setting) -> None:
+        self._directory, self._setting = directory, setting
+        zones = {zone: processes.zone_of(directory, zone) for zone in (SENDER, RECEIVER)}
+        self._homes = {zone: found.home for zone, found in zones.items()}
+        self.source = Place(zones[SENDER].nats, zones[SENDER].nats_credentials)
+        self.target = Place(zones[RECEIVER].nats, zones[RECEIVER].nats_admin_credentials)
+
+    def fill(self, facts: Facts) -> float:
+        """The receiver is partitioned. Under strict the sender is filled lazily and then restarted as strict."""
+        question = {"peer": SENDER, "reason": "bench", "seconds": HOLD_SECONDS}
+        LocalClient(self._homes[RECEIVER]).post(route("partitions"), question)
+        if not self._setting.is_strict:
+            return publish(self.source, facts)
+        self._restart_sender(is_strict=False)
+        rate = publish(self.source, facts)
+        self._restart_sender(is_strict=True)
+        return rate
+
+    def _restart_sender(self, *, is_strict: bool) -> None:
+        processes.down(self._directory, SENDER)
+        _set_durability(self._directory, SENDER, is_strict)
+        home = self._homes[SENDER]
+        processes.start_gateway(home).close()
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while not _is_up(home):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{SENDER} did not come up again in {START_SECONDS_MAX:.0f} s")
+            time.sleep(POLL_SECONDS)
+
+    async def release(self) -> None:
+        """End the partition."""
+        client = LocalClient(self._homes[RECEIVER])
+        await asyncio.to_thread(client.delete, route("partitions", SENDER))
+
+    def pids(self) -> Mapping[str, frozenset[int]]:
+        found: dict[str, frozenset[int]] = {}
+        for zone, home in self._homes.items():
+            gateway, server = held.find_gateway(home), held.find_server(home)
+            if gateway is None or server is None:
+                raise RuntimeError(f"{zone} is not whole: gateway {gateway}, nats-server {server}")
+            found |= {f"{zone} gateway": frozenset({gateway}), f"{zone} nats-server": frozenset({server})}
+        return found
+
+    def target_stream(self, stream: str) -> str:
+        return inbound_physical(ZoneId(SENDER), StreamName(stream), 1)
+
+
+def _is_up(home: Path) -> bool:
+    with contextlib.suppress(BsfgError):
+        LocalClient(home).get(route("status"))
+        return True
+    return False
+
+
+def _set_durability(directory: Path, zone: str, is_strict: bool) -> None:
+    def change(document: Any) -> None:
+        document["durability"] = "strict" if is_strict else "lazy"
+
+    _change(LabPaths(directory).home(zone) / "config" / "zone.yaml", change)
+
+
+def _set_endpoint(directory: Path, entrance: str) -> None:
+    def change(document: Any) -> None:
+        document["peers"][0]["endpoint"] = entrance
+
+    _change(LabPaths(directory).home(RECEIVER) / "config" / "peers.yaml", change)
+
+
+def _change(path: Path, change: Any) -> None:
     yaml = YAML()
     document = yaml.load(path)
-    document["durability"] = durability
+    change(document)
     yaml.dump(document, path)
-
-
-def _is_ready(zone: Zone) -> bool:
-    server = urlsplit(zone.nats)
-    if not accepts_connections(server.hostname or "", server.port or 0):
-        return False
-    try:
-        with urlopen(f"http://{zone.local}/ready", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (URLError, OSError):
-        return False
-
-
-def _link(plant: Zone) -> list[str]:
-    return ["--home", str(plant.home), "--peer", "enterprise"]
-
-
-async def _measured(plant: Zone, facts: int, processes: Processes) -> Run:
-    async def start() -> None:
-        await asyncio.to_thread(_bsfg, "admin", "reconcile", *_link(plant))
-
-    return await transfer(plant.nats, INBOUND, facts, start, processes, plant.admin_seed())
-
-
-def _bsfg(*arguments: str) -> str:
-    finished = subprocess.run(
-        [BSFG, *arguments], capture_output=True, text=True, check=False, timeout=COMMAND_TIMEOUT_SECONDS
-    )
-    if finished.returncode != 0:
-        raise RuntimeError(
-            f"bsfg {' '.join(arguments[:2])} ended with status {finished.returncode}: {finished.stderr.strip()}"
-        )
-    return finished.stdout

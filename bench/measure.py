@@ -1,105 +1,95 @@
-"""Watching the receiver's stream fill, and the arithmetic of one run."""
+"""One transfer of facts by one side, watched from outside."""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
+import os
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Final
 
-import nats
-from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
+from bench.facts import Facts
+from bench.pair import Pair, Watch
+from bench.processes import cpu_seconds, peak_mib
 
-from bench.facts import payload
-from bench.processes import Processes
-
-FILL_TIMEOUT_SECONDS: Final = 180.0
-POLL_SECONDS: Final = 0.01
-SAMPLES: Final = 25
+ARRIVAL_SECONDS_MAX: Final = 180.0
+POLL_SECONDS: Final = 0.02
+SETTLE_SECONDS: Final = 1.0
+"""Between the last fact at the source and the start: what follows new facts there has caught up."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One transfer of all facts by one side."""
+    """One transfer of all facts by one side; CPU and memory by process."""
 
     facts: int
+    seconds: float
     seconds_to_first: float
-    seconds_total: float
-    cpu_seconds: float
+    fill_rate: float = 0.0
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict)
+    peaks_mib: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def facts_per_second(self) -> float:
-        return self.facts / self.seconds_total
+    def rate(self) -> float:
+        """Facts a second, the start included."""
+        return self.facts / self.seconds
 
     @property
-    def facts_per_second_once_started(self) -> float:
-        return self.facts / max(self.seconds_total - self.seconds_to_first, POLL_SECONDS)
-
-    @property
-    def cpu_seconds_per_million(self) -> float:
-        return self.cpu_seconds / self.facts * 1e6
+    def cpu_per_million(self) -> float:
+        """CPU seconds per million facts of all processes of the side."""
+        return sum(self.cpu_seconds.values()) / self.facts * 1e6
 
 
-def median(runs: list[Run], value: Callable[[Run], float]) -> float:
-    return statistics.median(value(run) for run in runs)
+class Meter:
+    """What the processes of a side have used since it was made."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self._before = self._now()
+
+    def _now(self) -> dict[str, float]:
+        return {name: sum(map(cpu_seconds, pids)) for name, pids in self._pair.pids().items()}
+
+    def cpu(self) -> dict[str, float]:
+        return {name: spent - self._before.get(name, 0.0) for name, spent in self._now().items()}
+
+    def peaks(self) -> dict[str, float]:
+        return {name: sum(map(peak_mib, pids)) for name, pids in self._pair.pids().items()}
 
 
 async def transfer(
-    url: str,
-    stream: str,
-    facts: int,
-    start: Callable[[], Awaitable[None]],
-    processes: Processes,
-    seed: str | None = None,
+    pair: Pair, facts: Facts, watched: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> Run:
-    """Start the transfer and wait until the receiver's stream holds all facts; fails if what arrived differs.
+    """Fill the source, release, and wait until the target holds all facts; RuntimeError if what arrived differs.
 
-    The clock runs from the moment before ``start``, so whatever a side needs to get going counts against it.
+    The clock runs from the moment before ``release``, so whatever a side needs to get going counts against it.
+    What ``watched`` makes once the source is full is entered before that, and left when all have arrived.
     """
-    client = await nats.connect(url, nkeys_seed_str=seed, allow_reconnect=False)
-    try:
-        jetstream = client.jetstream()
-        cpu_before, began = processes.cpu_seconds(), time.monotonic()
-        starting = asyncio.ensure_future(start())
-        first, total = await _filled(jetstream, stream, facts, began)
-        cpu_seconds = processes.cpu_seconds() - cpu_before
-        await starting
-        await _require_equal(jetstream, stream, facts)
-        return Run(facts, first, total, cpu_seconds)
-    finally:
-        await client.close()
+    fill_rate = await asyncio.to_thread(pair.fill, facts)
+    # Or the kernel would write them in the middle of what is measured.
+    await asyncio.to_thread(os.sync)
+    await asyncio.sleep(SETTLE_SECONDS)
+    async with pair.watch(facts) as watch:
+        with watched():
+            meter, began = Meter(pair), time.monotonic()
+            releasing = asyncio.ensure_future(pair.release())
+            first, total = await _arrival(watch, facts.count, began)
+            cpu = meter.cpu()
+        await releasing
+        await watch.require_equal()
+    return Run(facts.count, total, first, fill_rate, cpu, meter.peaks())
 
 
-async def _filled(jetstream: JetStreamContext, stream: str, facts: int, began: float) -> tuple[float, float]:
+async def _arrival(watch: Watch, count: int, began: float) -> tuple[float, float]:
     first: float | None = None
-    while (elapsed := time.monotonic() - began) < FILL_TIMEOUT_SECONDS:
-        count = await _messages(jetstream, stream)
-        elapsed = time.monotonic() - began
-        if count and first is None:
+    while True:
+        arrived, elapsed = await watch.arrived(), time.monotonic() - began
+        if arrived and first is None:
             first = elapsed
-        if count >= facts:
+        if arrived >= count:
             return first or elapsed, elapsed
+        if elapsed > ARRIVAL_SECONDS_MAX:
+            raise TimeoutError(f"{arrived} of {count} facts arrived within {elapsed:.0f} s")
         await asyncio.sleep(POLL_SECONDS)
-    raise TimeoutError(f"{stream} holds {await _messages(jetstream, stream)} of {facts} facts after {elapsed:.0f} s")
-
-
-async def _messages(jetstream: JetStreamContext, stream: str) -> int:
-    try:
-        return int((await jetstream.stream_info(stream)).state.messages)
-    except NotFoundError:
-        return 0
-
-
-async def _require_equal(jetstream: JetStreamContext, stream: str, facts: int) -> None:
-    """Exactly as many as were published, and a sample of them, the first and last included, byte for byte."""
-    state = (await jetstream.stream_info(stream)).state
-    if state.messages != facts:
-        raise RuntimeError(f"{stream} holds {state.messages} facts, {facts} were published")
-    for place in sorted({round(step * (facts - 1) / (SAMPLES - 1)) for step in range(SAMPLES)}):
-        message = await jetstream.get_msg(stream, seq=state.first_seq + place)
-        if message.data != payload(place):
-            raise RuntimeError(f"{stream}: fact {place} differs from what was published")
-

@@ -1,9 +1,10 @@
-"""Starting, measuring and ending the processes of one side."""
+"""Starting and ending processes of a side, and what the kernel counted for them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -12,70 +13,76 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-START_TIMEOUT_SECONDS: Final = 30.0
-STOP_TIMEOUT_SECONDS: Final = 15.0
+START_SECONDS_MAX: Final = 30.0
+STOP_SECONDS_MAX: Final = 15.0
 POLL_SECONDS: Final = 0.02
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
+_PEAK: Final = "VmHWM:"
 
 
 @dataclass
 class Processes:
-    """The processes of one side with all their descendants; ended on leaving the ``with`` block."""
+    """The processes that a side started itself, by name; ended on leaving the ``with`` block."""
 
     log_folder: Path
-    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    stop_signal: signal.Signals = signal.SIGTERM
+    started: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> None:
+    def start(self, name: str, command: list[str], user: str | None = None) -> None:
         with (self.log_folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | (environment or {})
+            self.started[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.log_folder,
+                start_new_session=True,
+                user=user,
             )
-        self.started.append(process)
 
-    def cpu_seconds(self) -> float:
-        """User and system time of every process of this side that runs now, threads included."""
-        return sum(_cpu_seconds(pid) for pid in _family([process.pid for process in self.started]))
+    def stop(self, name: str) -> None:
+        """Told to stop, and SIGKILL when that takes too long; it is gone on return."""
+        process = self.started.pop(name)
+        process.send_signal(self.stop_signal)
+        try:
+            process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_SECONDS_MAX)
 
-    def require_count(self, count: int) -> None:
-        """A process that is not ours would be missing in the figures, and flatter them."""
-        family = _family([process.pid for process in self.started])
-        if len(family) < count:
-            raise RuntimeError(f"{len(family)} processes can be measured, {count} belong to this side")
+    def wait_until(self, what: str, holds: Callable[[], bool]) -> None:
+        """Poll until it holds; an error after the deadline or as soon as a process has ended."""
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while not holds():
+            for name, process in self.started.items():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{name} ended with status {process.returncode}: {self._said(name)}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what} did not happen in {START_SECONDS_MAX:.0f} s")
+            time.sleep(POLL_SECONDS)
 
-    def require_alive(self) -> None:
-        for process in self.started:
-            if process.poll() is not None:
-                raise RuntimeError(f"{process.args!r} ended with status {process.returncode}; see {self.log_folder}")
+    def _said(self, name: str) -> str:
+        return (self.log_folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").strip()[-300:]
 
     def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        family = _family([process.pid for process in self.started])
-        for process in reversed(self.started):
-            process.terminate()
-        for process in self.started:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_TIMEOUT_SECONDS)
-        for pid in family:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
-        for process in self.started:
-            process.wait(STOP_TIMEOUT_SECONDS)
+        for name in reversed(list(self.started)):
+            self.stop(name)
 
 
-def _family(roots: list[int]) -> set[int]:
+def family(root: int) -> frozenset[int]:
+    """A process and its descendants as they are now."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
                 parents[int(folder.name)] = int(_stat_fields(int(folder.name))[1])
-    family = {root for root in roots if root in parents}
-    while True:
-        children = {pid for pid, parent in parents.items() if parent in family} - family
-        if not children:
-            return family
-        family |= children
+    members = {root}
+    while children := {pid for pid, parent in parents.items() if parent in members} - members:
+        members |= children
+    return frozenset(members)
 
 
 def _stat_fields(pid: int) -> list[str]:
@@ -83,7 +90,8 @@ def _stat_fields(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all threads of a process; 0 for one that has ended."""
     try:
         fields = _stat_fields(pid)
     except OSError:
@@ -91,20 +99,19 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
 
+def peak_mib(pid: int) -> float:
+    """The most memory that a process ever had resident."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(_PEAK)), 0.0)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_until(what: str, holds: Callable[[], bool], processes: Processes) -> None:
-    """Poll until it holds; an error after the deadline or as soon as a process has ended."""
-    deadline = time.monotonic() + START_TIMEOUT_SECONDS
-    while not holds():
-        processes.require_alive()
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not happen in {START_TIMEOUT_SECONDS:.0f} s; see {processes.log_folder}")
-        time.sleep(POLL_SECONDS)
 
 
 def accepts_connections(host: str, port: int) -> bool:

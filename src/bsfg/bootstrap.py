@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +16,32 @@ from typing import Any, Final
 from structlog.typing import FilteringBoundLogger
 
 from bsfg import __version__
+from bsfg.config.home import Home
 from bsfg.config.load import load
 from bsfg.config.permissions import check_private
-from bsfg.config.values import Configuration, Durability, EmbeddedSubstrate, ExternalSubstrate, PeerConfig
+from bsfg.config.values import (
+    Configuration,
+    Durability,
+    EmbeddedSubstrate,
+    ExternalSubstrate,
+    LinkConfig,
+    PeerConfig,
+)
 from bsfg.config.watch import ChangeWatch
+from bsfg.core.conversation import Woken
+from bsfg.daemon import failpoints
+from bsfg.daemon.append_service import AppendService
 from bsfg.daemon.audit import AuditLog
 from bsfg.daemon.exports import Exports
 from bsfg.daemon.gateway import Gateway, Parts
+from bsfg.daemon.generations import Generations
+from bsfg.daemon.healing import HealedInboundLog, Healer, WriteErrors
 from bsfg.daemon.journal import open_journal
+from bsfg.daemon.keep import InboundKeeper
 from bsfg.daemon.links import LinkSupervisor
 from bsfg.daemon.listener_observer import ListenerObserver
 from bsfg.daemon.local_api import build_local_application, build_tcp_application, serve_tcp, serve_unix
+from bsfg.daemon.notifier import NoticeBoard, Notifier
 from bsfg.daemon.operations import Operations
 from bsfg.daemon.partitions import Partitions
 from bsfg.daemon.peer_table import PeerTable
@@ -36,21 +51,29 @@ from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.system import SystemClock, notify_systemd, watchdog_seconds
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.errors import EXIT_DONE, BsfgError, Code
-from bsfg.model.names import StreamName
-from bsfg.ports import Clock
+from bsfg.model.cursor import LinkName, LinkState
+from bsfg.model.names import StreamName, ZoneId
+from bsfg.ports import Clock, InboundLog
 from bsfg.substrates.consumers import LocalAccess
 from bsfg.substrates.control import Control
+from bsfg.substrates.durability import LAZY, STRICT, Ask, DurabilityWatch, ask_monitors, ask_system_account
 from bsfg.substrates.embedded import EmbeddedObserver, EmbeddedServer
+from bsfg.substrates.generations import JetStreamGenerations
+from bsfg.substrates.inbound_keep import InboundKeep
+from bsfg.substrates.inbound_messages import Strategy
+from bsfg.substrates.index_follower import MessageIndexes
 from bsfg.substrates.jetstream import (
     JetStreamConfirmations,
     JetStreamExportedLog,
     JetStreamInboundLog,
     JetStreamPartitions,
 )
+from bsfg.substrates.local_appends import LocalAppends
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_target import NatsTarget
 from bsfg.substrates.provisioning import provision_local
 from bsfg.substrates.quarantine import FileQuarantine
+from bsfg.substrates.store_lock import find_holder, try_lock
 from bsfg.substrates.stream_configs import StreamSpec
 from bsfg.transport.acceptor import Acceptor, AcceptorLimits
 from bsfg.transport.access import Access
@@ -60,7 +83,10 @@ from bsfg.transport.fetch_routes import FetchRoutes
 from bsfg.transport.fetch_service import FetchService
 from bsfg.transport.health_route import ZoneCard, health_route
 from bsfg.transport.listener import ListenerLimits, PeerListener
+from bsfg.transport.notify_route import Attention, notify_route
+from bsfg.transport.resolver import NameResolver
 from bsfg.transport.revocation import WhenExpired
+from bsfg.transport.routes import PeerRoute
 from bsfg.transport.trust import PeerTrust, TrustStore, load_revocation
 
 STOP_SECONDS_MAX: Final = 10.0
@@ -70,6 +96,7 @@ def serve(home: Path, *, allow_root: bool) -> int:
     """Run the zone's gateway until SIGTERM or SIGINT; the exit status (``bsfg serve``)."""
     configuration = load(home)
     _refuse_root(configuration, allow_root=allow_root)
+    failpoints.arm(os.environ.get(failpoints.VARIABLE), is_lab=configuration.zone.lab)
     _spare_collections()
     asyncio.run(_run(configuration))
     return EXIT_DONE
@@ -126,23 +153,26 @@ class _Zone:
     audit: AuditLog
     telemetry: Telemetry
     access: Access
+    attention: Attention
 
 
 @asynccontextmanager
 async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
+        stack.callback(os.close, _claim(configuration.paths))
         trust = build_trust(configuration, None)
         journal = open_journal(configuration.zone.log, configuration.zone.zone)
         audit = AuditLog(configuration.paths.data / "audit.jsonl", clock)
         stack.callback(audit.close)
         access = Access(trust, {})
-        zone = _Zone(configuration, clock, journal, audit, Telemetry(), access)
+        zone = _Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock))
         store = await _open_store(zone, stack)
         gateway = _assemble(zone, store, trust)
         local = LocalStore(
             store.control,
             LocalAccess(store.control, store.connect),
+            _open_appends(zone, gateway, store, stack),
             store.exported,
             store.replicas,
             lambda *words: _epoch_began(zone, *words),
@@ -160,6 +190,24 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         yield reloader
 
 
+def _claim(home: Home) -> int:
+    """The descriptor that makes this process the home's one gateway until it ends, however that happens.
+
+    Taken before anything else: a second gateway would adopt the first one's nats-server, and stop it when it fails.
+    """
+    home.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = home.run / "gateway.lock"
+    lock = try_lock(path)
+    if lock is None:
+        holder = find_holder(path)
+        raise BsfgError(
+            Code.CONFIGURATION,
+            f"another gateway serves this home: {home.path} is held by process {holder.pid if holder else 'unknown'}",
+            hint="stop it first",
+        )
+    return lock
+
+
 @dataclass
 class _Store:
     control: Control
@@ -170,7 +218,8 @@ class _Store:
     partitions: JetStreamPartitions
     embedded: EmbeddedServer | None
     replicas: int
-    durability: str
+    durability: Callable[[], tuple[str, str | None]]
+    """What an ack means, and why nothing better can be said."""
 
 
 async def _open_store(zone: _Zone, stack: AsyncExitStack) -> _Store:
@@ -184,9 +233,9 @@ async def _open_store(zone: _Zone, stack: AsyncExitStack) -> _Store:
     async def connect() -> NatsConnection:
         return await NatsConnection.connect(target, name=f"{name}-data")
 
-    durability = _durability(zone.configuration, embedded)
+    durability = _watch_durability(zone, control, target, stack)
     exported = JetStreamExportedLog(
-        control, connect, durability=durability, epoch_began=lambda *words: _epoch_began(zone, *words)
+        control, connect, durability=lambda: durability()[0], epoch_began=lambda *words: _epoch_began(zone, *words)
     )
     stack.callback(exported.close)
     substrate = zone.configuration.zone.substrate
@@ -196,6 +245,7 @@ async def _open_store(zone: _Zone, stack: AsyncExitStack) -> _Store:
         zone=zone.configuration.zone.zone,
         replicas=replicas,
         report=report,
+        strategy=Strategy.PIPELINED if zone.configuration.zone.durability is Durability.LAZY else Strategy.ATOMIC,
         is_exclusive=isinstance(substrate, EmbeddedSubstrate) or substrate.inbound_exclusive,
     )
     stack.callback(inbound.close)
@@ -212,11 +262,36 @@ async def _open_store(zone: _Zone, stack: AsyncExitStack) -> _Store:
     )
 
 
-def _durability(configuration: Configuration, embedded: EmbeddedServer | None) -> str:
-    """What an ack means: the embedded server runs as configured, an external one has not shown it (decision 6)."""
-    if configuration.zone.durability is Durability.LAZY:
-        return "lazy"
-    return "strict" if embedded is not None else "unverified"
+def _watch_durability(
+    zone: _Zone, control: Control, target: NatsTarget, stack: AsyncExitStack
+) -> Callable[[], tuple[str, str | None]]:
+    """What an ack means: the embedded server runs as configured, an external one has to show it (decision 6)."""
+    config, substrate = zone.configuration.zone, zone.configuration.zone.substrate
+    is_lazy = config.durability is Durability.LAZY
+    if isinstance(substrate, EmbeddedSubstrate):
+        return lambda: (LAZY if is_lazy else STRICT, None)
+    watch = DurabilityWatch(
+        control,
+        _durability_source(substrate, target),
+        replicas=substrate.replicas,
+        is_lazy=is_lazy,
+        notice=lambda text: zone.journal.warning("substrate_notice", message=text),
+    )
+    watching = asyncio.create_task(watch.run(), name="durability")
+    stack.callback(watching.cancel)
+    return lambda: (watch.word, watch.reason)
+
+
+def _durability_source(substrate: ExternalSubstrate, target: NatsTarget) -> Ask | None:
+    """The system account knows all servers, so it is asked where both are configured."""
+    if substrate.system_credentials is not None:
+        check_private(substrate.system_credentials)
+        system = NatsTarget(target.urls, None, substrate.system_credentials, target.tls)
+        return lambda: ask_system_account(system)
+    if substrate.monitor:
+        tls = ssl.create_default_context(cafile=str(substrate.ca)) if substrate.ca else None
+        return lambda: ask_monitors(substrate.monitor, tls)
+    return None
 
 
 async def _open_substrate(
@@ -266,7 +341,19 @@ def _assemble(zone: _Zone, store: _Store, trust: TrustStore) -> Gateway:
     clock, journal = zone.clock, zone.journal
     gateway: Gateway
 
+    served = _stream_names(zone.configuration)
+
+    async def serve_streams() -> None:
+        """Local applications may publish to what is configured now."""
+        nonlocal served
+        names = _stream_names(gateway.configuration)
+        if store.embedded is not None and names != served:
+            served = []
+            await store.embedded.apply_streams(names)
+            served = names
+
     async def provision() -> None:
+        await serve_streams()
         specs = [
             StreamSpec(each.name, each.max_age_seconds, each.max_bytes)
             for each in gateway.configuration.zone.streams
@@ -282,16 +369,14 @@ def _assemble(zone: _Zone, store: _Store, trust: TrustStore) -> Gateway:
         for report in reports:
             _tell_differences(zone, report)
 
-    async def apply_streams(configuration: Configuration) -> None:
-        if store.embedded is not None:
-            await store.embedded.apply_streams([stream.name for stream in configuration.zone.streams])
-
     def substrate_state() -> dict[str, Any]:
+        durability, durability_reason = store.durability()
         state: dict[str, Any] = {
             "kind": "embedded" if store.embedded else "external",
             "connected": store.control.connected,
             "version": store.control.server_version,
-            "durability": store.durability,
+            "durability": durability,
+            "durability_reason": durability_reason,
             "problem": store.control.problem,
         }
         if store.embedded is not None:
@@ -303,12 +388,14 @@ def _assemble(zone: _Zone, store: _Store, trust: TrustStore) -> Gateway:
             state["problem"] = store.embedded.problem or store.control.problem
         return state
 
+    names = NameResolver(clock)
     peers = PeerTable(
-        lambda config: _client(zone, config), clock, journal, lambda peer: gateway.peer_became_reachable(peer)
+        lambda config: _client(zone, config, names), clock, journal, lambda peer: gateway.peer_became_reachable(peer)
     )
     home, limits = zone.configuration.paths, zone.configuration.zone.limits
+    healer = _healer(zone, store, lambda: links)
     links = LinkSupervisor(
-        store.inbound,
+        HealedInboundLog(store.inbound, healer),
         FileQuarantine(home.data / "quarantine", limits.quarantine_bytes),
         clock,
         journal,
@@ -328,12 +415,61 @@ def _assemble(zone: _Zone, store: _Store, trust: TrustStore) -> Gateway:
         partitions=Partitions(store.partitions, clock, lambda *words: gateway.partition_changed(*words)),
         exports=Exports(store.exported, store.confirmations, clock),
         keeper=StoreKeeper(store.control, provision, links.wake_all, journal),
+        healer=healer,
+        generations=_generations(zone, store, links, lambda log: HealedInboundLog(log, healer)),
+        keep=_keep(zone, store, links, lambda: gateway.configuration.links),
         substrate_state=substrate_state,
         build_trust=lambda configuration: build_trust(configuration, gateway.trust),
-        apply_streams=apply_streams,
     )
     gateway = Gateway(parts, zone.configuration, trust)
     return gateway
+
+
+def _healer(zone: _Zone, store: _Store, links: Callable[[], LinkSupervisor]) -> Healer:
+    embedded = store.embedded
+    return Healer(
+        data=zone.configuration.paths.data,
+        clock=zone.clock,
+        journal=zone.journal,
+        audit=zone.audit,
+        ask=lambda seconds: store.control.api("INFO", timeout_seconds=seconds),
+        resume=lambda: links().wake_all(),
+        stalled=lambda: [
+            driver.name for driver in links().drivers if links().state(driver.name) is LinkState.STALLED
+        ],
+        server=embedded,
+        write_errors=WriteErrors(embedded.paths.log) if embedded is not None else None,
+    )
+
+
+def _generations(
+    zone: _Zone, store: _Store, links: LinkSupervisor, healed: Callable[[InboundLog], InboundLog]
+) -> Generations:
+    report = lambda text: zone.journal.warning("substrate_lost", message=text)  # noqa: E731
+    kept = JetStreamGenerations(
+        store.control, store.connect, store.inbound, replicas=store.replicas, report=report
+    )
+    return Generations(kept, links, zone.audit, zone.journal, lambda: store.control.connected, healed)
+
+
+def _keep(
+    zone: _Zone, store: _Store, links: LinkSupervisor, configured: Callable[[], Mapping[LinkName, LinkConfig]]
+) -> InboundKeeper:
+    keep = InboundKeeper(
+        InboundKeep(store.control, store.connect),
+        links,
+        configured,
+        zone.configuration.zone.zone,
+        zone.clock,
+        zone.journal,
+        zone.telemetry,
+    )
+    links.became_level = keep.soon
+    return keep
+
+
+def _stream_names(configuration: Configuration) -> list[StreamName]:
+    return [stream.name for stream in configuration.zone.streams]
 
 
 def _tell_differences(zone: _Zone, report: Any) -> None:
@@ -347,10 +483,10 @@ def _tell_differences(zone: _Zone, report: Any) -> None:
         zone.journal.error("stream_differs", stream=report.stream, message=report.problem)
 
 
-def _client(zone: _Zone, config: PeerConfig) -> HttpPeerClient:
+def _client(zone: _Zone, config: PeerConfig, names: NameResolver) -> HttpPeerClient:
     endpoint = PeerEndpoint(config.id, config.rule, config.endpoint.host, config.endpoint.port)
     limits = ClientLimits(connect_seconds=zone.configuration.zone.limits.connect_seconds)
-    return HttpPeerClient(endpoint, zone.access, zone.clock, limits)
+    return HttpPeerClient(endpoint, zone.access, zone.clock, limits, names)
 
 
 def build_trust(configuration: Configuration, previous: TrustStore | None) -> TrustStore:
@@ -376,6 +512,22 @@ def build_trust(configuration: Configuration, previous: TrustStore | None) -> Tr
     )
 
 
+def _open_appends(zone: _Zone, gateway: Gateway, store: _Store, stack: AsyncExitStack) -> AppendService:
+    """Local producers' appends, and the indexes of their message ids beside the streams."""
+
+    def report(stream: StreamName, text: str) -> None:
+        zone.journal.warning("message_index", stream=stream, message=text)
+
+    indexes = MessageIndexes(zone.configuration.paths.data / "ids", store.exported, store.connect, report)
+    stack.push_async_callback(indexes.close)
+    indexes.start(_stream_names(zone.configuration))
+    appends = LocalAppends(store.control, store.connect, store.exported, indexes)
+    service = AppendService(appends, store.control, zone.journal, lambda: gateway.configuration.zone.streams)
+    watching = asyncio.create_task(service.watch_fill(), name="fill of the streams")
+    stack.callback(watching.cancel)
+    return service
+
+
 async def _open_local(zone: _Zone, gateway: Gateway, operations: Operations, stack: AsyncExitStack) -> None:
     config = zone.configuration.zone
     unix = await serve_unix(build_local_application(operations), zone.configuration.paths.run)
@@ -397,6 +549,34 @@ def _token(path: Path | None) -> str | None:
     return path.read_text(encoding="utf-8").strip()
 
 
+def _open_notification(zone: _Zone, gateway: Gateway, store: _Store, stack: AsyncExitStack) -> PeerRoute:
+    """Tell peers of appended facts, and take such advice from them: the route."""
+    links, peers, partitions = gateway.parts.links, gateway.parts.peers, gateway.parts.partitions
+
+    def wake(name: LinkName) -> None:
+        if driver := links.driver(name):
+            driver.tell(Woken())
+
+    def is_silent(peer: ZoneId) -> bool:
+        monitor = peers.monitor(peer)
+        return monitor is not None and monitor.reachable is False
+
+    board = NoticeBoard(zone.clock, zone.journal, zone.telemetry, wake)
+    stack.callback(board.close)
+    notifier = Notifier(
+        store.exported,
+        zone.clock,
+        zone.telemetry,
+        lambda: [pair for pair in gateway.exported() if pair[0] not in partitions.in_force],
+        zone.attention.is_listening,
+        is_silent,
+        peers.client,
+    )
+    notifying = asyncio.create_task(notifier.run(), name="notifier")
+    stack.callback(notifying.cancel)
+    return notify_route(lambda peer, stream: links.driver(LinkName(peer, stream)) is not None, board.noticed)
+
+
 async def _open_listener(zone: _Zone, gateway: Gateway, store: _Store, stack: AsyncExitStack) -> None:
     config, limits = zone.configuration.zone, zone.configuration.zone.limits
     observer = ListenerObserver(zone.journal, zone.audit, zone.telemetry)
@@ -407,10 +587,10 @@ async def _open_listener(zone: _Zone, gateway: Gateway, store: _Store, stack: As
         lambda: "degraded" if gateway.problems() else "ok",
     )
     service = FetchService(store.exported, store.confirmations, zone.clock)
-    fetch_routes = FetchRoutes(service, observer, limits.long_polls_per_peer)
+    fetch_routes = FetchRoutes(service, observer, limits.long_polls_per_peer, zone.attention)
     listener = PeerListener(
         zone.access,
-        [health_route(card, zone.clock), *fetch_routes.routes()],
+        [health_route(card, zone.clock), *fetch_routes.routes(), _open_notification(zone, gateway, store, stack)],
         observer,
         zone.clock,
         ListenerLimits(request_body_bytes=limits.request_body_bytes),

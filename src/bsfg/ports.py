@@ -133,3 +133,6 @@ class PeerClient(Protocol):
 
     async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
         """The peer knows that everything up to the cursor's fact is durable here; returns what it has confirmed."""
+
+    async def notify(self, stream: StreamName, head: int) -> None:
+        """The peer took our advice that our stream has reached this head; it may poll earlier, and nothing else."""

@@ -23,6 +23,7 @@ from bsfg.core.conversation import (
     PartitionBegan,
     PartitionEnded,
     Quarantine,
+    Reconfigured,
     RecordSaved,
     SaveRecord,
     SetAside,
@@ -542,6 +543,78 @@ def test_an_operator_accepts_another_epoch_from_a_start_and_the_old_facts_stay()
     restarted.tell(Started())
     again = restarted.located(at(6, 6, save.record))
     assert isinstance(again, Fetch) and again.request.after == Cursor("e2", None, None, 3)
+
+
+def test_a_gap_that_was_accepted_and_recorded_is_not_asked_about_again() -> None:
+    talk = level_at(6)
+    talk.fetch_fails(gap(7, 9))
+    save = talk.tell(GapAccepted(5))
+    assert isinstance(save, SaveRecord)
+    restarted = Conversation()
+    restarted.tell(Started())
+    restarted.located(at(6, 6, save.record))
+    again = restarted.fetch_fails(gap(7, 9))
+    assert isinstance(again, SaveRecord) and again.record.gaps == save.record.gaps
+    fetch = restarted.saved()
+    assert isinstance(fetch, Fetch) and fetch.request.accept_gap == (7, 9)
+
+
+def test_a_gap_that_has_grown_since_is_asked_about_again() -> None:
+    talk = level_at(6)
+    talk.fetch_fails(gap(7, 9))
+    talk.tell(GapAccepted(5))
+    talk.saved()
+    assert talk.fetch_fails(gap(7, 12)) is None
+    assert talk.link.halt is not None and talk.link.halt.gap == (7, 12)
+
+
+def test_a_peer_that_names_a_gap_again_and_again_is_not_asked_in_a_tight_loop() -> None:
+    talk = Conversation(replace(SETTINGS, records_gaps=True))
+    talk.tell(Started())
+    talk.located(at(6, 6))
+    talk.fetch_fails(gap(7, 9))
+    talk.saved()
+    assert isinstance(talk.fetch_fails(gap(7, 9)), Wait)
+
+
+def test_a_changed_setting_lets_a_halted_link_look_again() -> None:
+    talk = level_at(6)
+    talk.fetch_fails(gap(7, 9))
+    assert talk.state() is LinkState.HALTED
+    assert isinstance(talk.tell(Reconfigured(replace(SETTINGS, records_gaps=True))), Locate)
+    assert talk.link.halt is None
+    talk.located(at(6, 6))
+    save = talk.fetch_fails(gap(7, 9))
+    assert isinstance(save, SaveRecord) and save.record.gaps[0].last == 9
+
+
+def test_another_epoch_begins_without_the_gaps_of_the_one_before() -> None:
+    """A fact of the new epoch at the sequence of one that was set aside is not left out."""
+    talk = Conversation(replace(SETTINGS, sets_aside=True))
+    talk.tell(Started())
+    talk.located(at(6, 6))
+    talk.fetched(page(7, 8, start=7))
+    order = talk.append_fails(unstorable(8))
+    assert isinstance(order, Quarantine)
+    talk.tell(SetAside(order.ticket, 8, 33))
+    talk.located(at(7, 7))
+    talk.saved()
+    talk.fetch_fails(PeerRefused(Code.HISTORY_MISMATCH, "another epoch"))
+    save = talk.tell(StartChosen(Init("sequence:8", None, "restored", "e2", 8, 9_000)))
+    assert isinstance(save, SaveRecord) and save.record.gaps == ()
+    talk.saved()
+    append = talk.fetched(page(8, 9, start=8, epoch="e2"))
+    assert isinstance(append, Append) and [each.sequence for each in append.facts] == [8, 9]
+
+
+def test_a_store_that_does_not_say_which_fact_is_too_large_is_looked_at_again_once() -> None:
+    talk = level_at(6)
+    talk.fetched(page(7, 8, start=7))
+    assert isinstance(talk.append_fails(BsfgError(Code.TOO_LARGE, "too large")), Locate)
+    talk.located(at(6, 6))
+    talk.fetched(page(7, 8, start=7))
+    assert talk.append_fails(BsfgError(Code.TOO_LARGE, "too large")) is None
+    assert talk.link.halt is not None and talk.link.halt.reason is HaltReason.UNSTORABLE_FACT
 
 
 def unstorable(sequence: int) -> BsfgError:

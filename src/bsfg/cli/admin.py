@@ -1,4 +1,4 @@
-"""``bsfg admin``: an administrative partition, and its end (runbook 8.1, 8.4)."""
+"""``bsfg admin``: an administrative partition and its end (runbook 8.1, 8.4), advice by hand (6.6)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import click
 
 from bsfg.cli import render, screens
 from bsfg.cli.local_client import LONG_DEADLINE_SECONDS, LocalClient, route
-from bsfg.cli.options import PartitionDuration, common_options, peer_option, reason_option
+from bsfg.cli.options import PartitionDuration, common_options, peer_option, reason_option, stream_option
 
 
 @click.group("admin")
 def command() -> None:
-    """Partition a peer for a time; reconcile it."""
+    """Partition a peer for a time; reconcile it; advise it of facts."""
 
 
 @command.command("partition")
@@ -44,3 +44,16 @@ def reconcile(home: Path, output: str, peer: str) -> None:
     """End a peer's partition now and catch up."""
     answer = LocalClient(home).delete(route("partitions", peer), deadline_seconds=LONG_DEADLINE_SECONDS)
     render.show(answer, output, screens.reconciled)
+
+
+@command.command("notify")
+@peer_option(required=True)
+@stream_option
+@common_options
+def notify(home: Path, output: str, peer: str, stream: str) -> None:
+    """Advise a peer now that a stream of ours has more.
+
+    The peer polls at once; what it gets does not depend on it.
+    """
+    answer = LocalClient(home).post(route("notifications"), {"peer": peer, "stream": stream})
+    render.show(answer, output, screens.notified)

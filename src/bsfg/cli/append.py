@@ -1,9 +1,9 @@
-"""``bsfg append``: facts into a local stream, in order, in bounded calls."""
+"""``bsfg append``: facts into a local stream, in order; lines go to the gateway as the bytes that they are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import re
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
@@ -11,13 +11,13 @@ from typing import Any, Final
 import click
 
 from bsfg.cli import render
-from bsfg.cli.fact_input import InputFact, Pause, envelopes, payload_lines, source_name, whole_input
+from bsfg.cli.fact_input import encode_fact, pieces, source_name, whole_input
 from bsfg.cli.local_client import LocalClient, route
 from bsfg.cli.options import common_options, stream_option
 from bsfg.errors import BsfgError
 
-FACTS_A_CALL: Final = 1_000
-BYTES_A_CALL: Final = 4 * 1024 * 1024
+_TOTALS: Final = ("appended", "first_sequence", "last_sequence", "duplicates")
+_LINES: Final = re.compile(r"lines? ([0-9-]+): ")
 
 
 @click.command("append")
@@ -41,18 +41,27 @@ def command(
     """Append the whole input (FILE, or - for standard input) as one fact; print what was appended, as JSON.
 
     With --ndjson and --envelope every line is a fact. A line that is none ends the command: the lines before it are
-    appended and reported, nothing behind it is sent.
+    appended and reported, nothing behind it is. A message id counts at any age: the same content again is the fact
+    that is there, other content is refused.
     """
     _check_options(subject, message_id, ndjson, envelope)
-    if envelope:
-        facts = envelopes(file)
-    elif ndjson:
-        facts = payload_lines(file, subject)
-    else:
-        facts = iter([whole_input(file, subject, message_id)])
-    appender = Appender(LocalClient(home), stream, source_name(file))
-    appender.append_all(facts)
-    render.json_line(appender.total.as_json())
+    client = LocalClient(home)
+    try:
+        if ndjson or envelope:
+            answer = client.upload(
+                route("append", "ndjson"),
+                partial(pieces, file),
+                stream=stream,
+                subject=subject,
+                envelope="1" if envelope else None,
+            )
+        else:
+            body = b'{"facts":[' + encode_fact(whole_input(file), subject, message_id) + b"]}"
+            answer = client.post(route("append"), body, stream=stream)
+    except BsfgError as error:
+        _report(error, source_name(file))
+        raise
+    render.json_line({name: answer.get(name) for name in _TOTALS})
 
 
 def _check_options(subject: str | None, message_id: str | None, ndjson: bool, envelope: bool) -> None:
@@ -64,83 +73,13 @@ def _check_options(subject: str | None, message_id: str | None, ndjson: bool, en
         raise click.UsageError("with --ndjson one --message-id would stand for every line; use --envelope")
 
 
-@dataclass(slots=True)
-class Total:
-    """The answers of all calls as one."""
-
-    appended: int = 0
-    duplicates: int = 0
-    first_sequence: int | None = None
-    last_sequence: int | None = None
-
-    def add(self, answer: dict[str, Any]) -> None:
-        self.appended += answer.get("appended", 0)
-        self.duplicates += answer.get("duplicates", 0)
-        if self.first_sequence is None:
-            self.first_sequence = answer.get("first_sequence")
-        last = answer.get("last_sequence")
-        self.last_sequence = self.last_sequence if last is None else last
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "appended": self.appended,
-            "first_sequence": self.first_sequence,
-            "last_sequence": self.last_sequence,
-            "duplicates": self.duplicates,
-        }
-
-
-@dataclass(slots=True)
-class Appender:
-    """Sends facts in order, one call at a time, and knows how far it came."""
-
-    client: LocalClient
-    stream: str
-    source: str
-    total: Total = field(default_factory=Total)
-    _batch: list[InputFact] = field(default_factory=list)
-    _batch_bytes: int = 0
-
-    def append_all(self, facts: Iterable[InputFact | Pause]) -> None:
-        """Every fact is appended on return; an error carries, as ``appended_before``, what was before it."""
-        try:
-            self._take_all(facts)
-        except BsfgError as error:
-            self._report(error)
-            raise
-
-    def _take_all(self, facts: Iterable[InputFact | Pause]) -> None:
-        try:
-            for fact in facts:
-                if isinstance(fact, Pause):
-                    self._send()
-                else:
-                    self._add(fact)
-        finally:
-            # What stands before a bad line is good; a call that failed has emptied the batch.
-            self._send()
-
-    def _add(self, fact: InputFact) -> None:
-        full = len(self._batch) >= FACTS_A_CALL or self._batch_bytes + len(fact.encoded) > BYTES_A_CALL
-        if self._batch and full:
-            self._send()
-        self._batch.append(fact)
-        self._batch_bytes += len(fact.encoded)
-
-    def _send(self) -> None:
-        batch, self._batch, self._batch_bytes = self._batch, [], 0
-        if not batch:
-            return
-        body = b'{"facts":[' + b",".join(fact.encoded for fact in batch) + b"]}"
-        try:
-            answer = self.client.post(route("append"), body, stream=self.stream)
-        except BsfgError as error:
-            lines = sorted({batch[0].line, batch[-1].line})
-            error.message = f"{self.source}:{'-'.join(map(str, lines))}: {error.message}"
-            raise
-        self.total.add(answer)
-
-    def _report(self, error: BsfgError) -> None:
-        total = self.total
-        error.message += f"; appended before it: {total.appended} facts, last sequence {total.last_sequence}"
-        error.details["appended_before"] = total.as_json()
+def _report(error: BsfgError, source: str) -> None:
+    """Say where in the input it went wrong, and what was appended before that, where the gateway said it."""
+    place = _LINES.match(error.message)
+    if place is not None:
+        error.message = f"{source}:{place[1]}: {error.message[place.end() :]}"
+    if not all(name in error.details for name in _TOTALS):
+        return
+    total: dict[str, Any] = {name: error.details.pop(name) for name in _TOTALS}
+    error.message += f"; appended before it: {total['appended']} facts, last sequence {total['last_sequence']}"
+    error.details["appended_before"] = total

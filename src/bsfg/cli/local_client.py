@@ -7,7 +7,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -20,10 +21,16 @@ LONG_DEADLINE_SECONDS: Final = 600.0
 """For a fetch, a change of a stream, a reconciliation: they may move much."""
 SILENCE_SECONDS_MAX: Final = 30.0
 """The gateway says something in a stream of lines every ten seconds."""
+UPLOAD_SECONDS: Final = 60.0
+"""How long a gateway may take nothing of an upload, and how long its answer may take when it has all."""
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 LINE_BYTES_MAX: Final = 16 * 1024 * 1024
 _CHUNK_BYTES: Final = 256 * 1024
 _ERROR_LINE: Final = b'{"error":'
+
+
+Pieces = Callable[[socket.socket], Iterator[bytes]]
+"""Pieces of a body, none of them empty; they end where the input does, or where the socket has an answer."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -71,6 +78,11 @@ class LocalClient:
         encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self._call("POST", path, query, encoded, deadline_seconds)
 
+    def upload(self, path: str, pieces: Pieces, **query: Any) -> Any:
+        """Send pieces of a body as they come; the answer may come before their end, and ends them."""
+        with _Upload(self._home, _target(path, query), pieces) as request:
+            return _decoded(request.answer())
+
     def delete(self, path: str, *, deadline_seconds: float = DEADLINE_SECONDS) -> Any:
         return self._call("DELETE", path, {}, None, deadline_seconds)
 
@@ -114,6 +126,9 @@ class _Request:
     def _send(self) -> None:
         headers = {} if self._body is None else {"Content-Type": "application/json"}
         self._connection.request(self._method, self._target, self._body, headers)
+        self._receive()
+
+    def _receive(self) -> None:
         self._response = self._connection.getresponse()
         if self._response.status >= http.client.BAD_REQUEST:
             raise _error_of(self.answer(), self._response.status)
@@ -167,6 +182,32 @@ class _Request:
             raise _not_up(self._home, "no gateway is up") from None
         if isinstance(error, http.client.HTTPException | ConnectionError):
             raise _not_up(self._home, "the gateway ended while it answered") from None
+
+
+class _Upload(_Request):
+    """A request whose body has no known length."""
+
+    def __init__(self, home: Path, target: str, pieces: Pieces) -> None:
+        super().__init__(home, "POST", target, None, UPLOAD_SECONDS)
+        self._pieces = pieces
+
+    def _send(self) -> None:
+        self._connection.connect()
+        with suppress(BrokenPipeError, ConnectionResetError):
+            # The gateway closes when it has said no; its answer is what counts then.
+            self._send_body()
+        self._ends = time.monotonic() + self._seconds
+        self._receive()
+
+    def _send_body(self) -> None:
+        connection = self._connection
+        connection.putrequest("POST", self._target)
+        connection.putheader("Content-Type", "application/x-ndjson")
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders()
+        for piece in self._pieces(connection.sock):
+            connection.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+        connection.send(b"0\r\n\r\n")
 
 
 def _not_up(home: Path, cause: str) -> BsfgError:

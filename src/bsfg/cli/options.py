@@ -91,3 +91,7 @@ def stream_option(function: _Function) -> _Function:
 
 def reason_option(function: _Function) -> _Function:
     return click.option("--reason", required=True, help="Why; it is audited.")(function)
+
+
+def dry_run_option(function: _Function) -> _Function:
+    return click.option("--dry-run", is_flag=True, help="Only say what would be skipped, repeated or lost.")(function)

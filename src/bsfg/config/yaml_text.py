@@ -55,9 +55,7 @@ def read_tree(text: str, source: Source) -> None:
         place = place_at(text, error.position)
         source.give_up(place, f"character U+{error.character:04X} is not allowed in YAML")
     except Exception as error:  # The parser's own slips on odd text; whatever they are, the text is at fault.
-        source.give_up(
-            composer.reached(), f"is not valid YAML: the parser stopped with {type(error).__name__}"
-        )
+        source.give_up(composer.reached, f"is not valid YAML: the parser stopped with {type(error).__name__}")
 
 
 def place_at(text: str, position: int) -> Place:
@@ -90,16 +88,15 @@ class _Composer:
         self._yaml = YAML(typ="safe", pure=True)
         self._open: list[_Open] = []
         self._documents = 0
+        self.reached: Place = (1, 1)
+        """Where the last thing that was understood ends."""
 
     def run(self, text: str) -> None:
         for event in self._yaml.parse(text):
             self._take(event)
+            self.reached = _place(event.end_mark)
             if self._documents > 1:
                 return
-
-    def reached(self) -> Place:
-        """How far the parser has read."""
-        return self._yaml.reader.line + 1, self._yaml.reader.column + 1
 
     def _take(self, event: Any) -> None:
         place = _place(event.start_mark)

@@ -36,6 +36,9 @@ def local_failure(link: Link, failure: StepFailure) -> tuple[Link, Commands]:
 def unstorable(link: Link, ticket: int, failure: StepFailure) -> tuple[Link, Commands]:
     """A fact that this zone's store can't take: halt, or set it aside where policy says so; never skip it silently."""
     wanted = failure.error.details.get("sequence")
+    if wanted is None and link.failures == 0:
+        # The store itself refused, and does not say which; from what it holds now, the writer can.
+        return locate(replace(link, failures=1, error=failure.error))
     flight = next((flight for flight in link.flights if flight.ticket == ticket), None)
     fact = next((fact for fact in flight.facts if fact.sequence == wanted), None) if flight else None
     if flight is None or fact is None or not link.settings.sets_aside:
@@ -75,6 +78,10 @@ def _gap_met(link: Link, failure: StepFailure) -> tuple[Link, Commands]:
         return wait(link, failure, LinkState.BACKING_OFF)
     if first != link.cursor.scanned_through + 1 or last < first:
         return wait(link, failure, LinkState.BACKING_OFF)
-    if not link.settings.records_gaps:
+    if link.accept_gap == (first, last):
+        # The peer was told that we let this gap go; that it asks again is its fault, and no reason to hurry.
+        return wait(link, failure, LinkState.BACKING_OFF)
+    known = next((gap for gap in link.gaps if (gap.first, gap.last) == (first, last)), None)
+    if known is None and not link.settings.records_gaps:
         return halt_link(link, Halt(HaltReason.GAP, failure.error.message, (first, last)))
-    return pass_gap(link, Gap(first, last, failure.now, "retention"))
+    return pass_gap(link, known or Gap(first, last, failure.now, "retention"))

@@ -48,7 +48,7 @@ from bsfg.core.conversation import (
     Woken,
 )
 from bsfg.core.failures import local_failure, peer_failure, set_aside, unstorable
-from bsfg.core.link_state import Flight, Link, Phase, Recovery, SenderWord, StepFailure
+from bsfg.core.link_state import Flight, Link, LinkSettings, Phase, Recovery, SenderWord, StepFailure
 from bsfg.core.reconcile import Halt, NeedsStart, Resume, resume
 from bsfg.core.recovery import announce_arrival, announce_recovery
 from bsfg.core.steps import halt_link, locate, pass_gap, rest, save_record
@@ -87,7 +87,7 @@ def advance(link: Link, event: Event) -> tuple[Link, Commands]:
         case PartitionEnded():
             return _partition_ended(link)
         case Reconfigured(settings=settings):
-            return _woken(replace(link, settings=settings), False)
+            return _reconfigured(link, settings)
         case GapAccepted(now=now):
             return _gap_accepted(link, now)
         case StartChosen(init=init):
@@ -297,6 +297,14 @@ def _woken(link: Link, by_operator: bool) -> tuple[Link, Commands]:
     return link, ()
 
 
+def _reconfigured(link: Link, settings: LinkSettings) -> tuple[Link, Commands]:
+    """What an operator changed may be what a halt waited for: look again, and halt again if it was not."""
+    link = replace(link, settings=settings)
+    if link.phase is Phase.HALTED:
+        return locate(replace(link, halt=None, word=None))
+    return _woken(link, False)
+
+
 def _partition_began(link: Link) -> tuple[Link, Commands]:
     """Pages that are being stored are stored to their end; nothing new is asked for."""
     link = replace(link, is_partitioned=True, recovery=Recovery(), trouble=None)
@@ -320,9 +328,12 @@ def _gap_accepted(link: Link, now: int) -> tuple[Link, Commands]:
 
 
 def _start_chosen(link: Link, init: Init) -> tuple[Link, Commands]:
-    """The accepted epoch has no fact here yet; what was stored of the one before stays (contract, ``accept-epoch``)."""
+    """The accepted epoch has no fact here yet; what was stored of the one before stays (contract, ``accept-epoch``).
+
+    Gaps are told in sequences of one epoch, so those of the one before are not carried over.
+    """
     if link.phase is not Phase.HALTED or link.fence is None:
         return link, ()
     cursor = Cursor(init.epoch, None, None, init.start_sequence - 1)
-    link = replace(link, halt=None, init=init, cursor=cursor, confirmed=None, recovery=Recovery())
-    return save_record(link)
+    link = replace(link, halt=None, init=init, cursor=cursor, confirmed=None, recovery=Recovery(), word=None)
+    return save_record(replace(link, gaps=(), accept_gap=None, gap_to_record=None))

@@ -39,6 +39,8 @@ from bsfg.core.conversation import (
 )
 from bsfg.core.link import advance
 from bsfg.core.link_state import Link, StepFailure, state_of
+from bsfg.daemon import failpoints
+from bsfg.daemon.scheduling import ADMISSION_SECONDS_MAX, LinkTraffic, PeerTraffic, Turn
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import LinkName, LinkState
 from bsfg.ports import Clock, InboundLog, PeerClient
@@ -85,11 +87,16 @@ class LinkDriver:
     chance: Callable[[], float] = random.random
     heard_at: float | None = None
     moved_at: float = 0.0
+    traffic: LinkTraffic | None = None
+    """The link's turns among its peer's; by default it is alone."""
     _events: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue(EVENTS_MAX))
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     """What is out, by ticket."""
     _confirm: asyncio.Task[None] | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._traffic = self.traffic or LinkTraffic(self.name, PeerTraffic(), self.clock)
 
     @property
     def name(self) -> LinkName:
@@ -128,6 +135,8 @@ class LinkDriver:
         if self.link is not link_before:
             self.moved_at = self.clock.monotonic()
         self._take_back(link_before.tickets - self.link.tickets)
+        if isinstance(event, PageFetched):
+            failpoints.passed("page.taken")
         for command in commands:
             self._carry_out(command)
         if state_of(self.link) is not before:
@@ -152,7 +161,7 @@ class LinkDriver:
 
     async def _run_step(self, step: Step) -> None:
         try:
-            async with asyncio.timeout(STEP_SECONDS_MAX + (step.seconds if isinstance(step, Wait) else 0)):
+            async with asyncio.timeout(STEP_SECONDS_MAX + _waits_by_design_seconds(step)):
                 event = await self._perform(step)
         except BsfgError as error:
             event = self._failure(step, error)
@@ -172,11 +181,17 @@ class LinkDriver:
     async def _perform(self, step: Step) -> Event:
         match step:
             case Locate(ticket=ticket):
-                return Located(ticket, await self.inbound.locate(self.name))
+                failpoints.passed("locate.before")
+                position = await self.inbound.locate(self.name)
+                failpoints.passed("locate.after")
+                return Located(ticket, position)
             case Fetch():
-                return await self._fetch(step)
+                async with self._traffic.turn(step) as turn:
+                    return await self._fetch(turn)
             case SaveRecord(ticket=ticket, record=record):
+                failpoints.passed("record.before")
                 await self.inbound.save_record(self.name, record)
+                failpoints.passed("record.after")
                 return RecordSaved(ticket)
             case Append():
                 return await self._append(step)
@@ -188,14 +203,16 @@ class LinkDriver:
                 await self.clock.sleep(seconds)
                 return Waited(ticket)
 
-    async def _fetch(self, step: Fetch) -> Event:
+    async def _fetch(self, turn: Turn) -> Event:
         """Every page but the last is told of as it comes; the next is taken in when the link has room for it."""
-        began, page = self.clock.monotonic(), None
+        step, began, page = turn.step, self.clock.monotonic(), None
+        failpoints.passed("fetch.before")
         try:
             async with aclosing(self.client.pages(step.request, step.pages)) as pages:
                 async for following in pages:
+                    turn.came(following)
                     if page is not None:
-                        await self._page_came(PageFetched(step.ticket, page, is_last=False))
+                        await self._page_came(PageFetched(step.ticket, page, is_last=False), turn)
                     page = following
         except BsfgError as error:
             if isinstance(error, PeerRefused) and error.code is not Code.PARTITIONED:
@@ -210,29 +227,39 @@ class LinkDriver:
         self.observer.fetched(self.name, self.clock.monotonic() - began, None)
         return PageFetched(step.ticket, page)
 
-    async def _page_came(self, event: PageFetched) -> None:
+    async def _page_came(self, event: PageFetched, turn: Turn) -> None:
         self._heard()
         await self._events.put(event)
-        while event.ticket in self.link.tickets and not self.link.has_room:
-            await self._changed.wait()
+        if self.link.has_room:
+            return
+        with turn.paused():
+            while event.ticket in self.link.tickets and not self.link.has_room:
+                await self._changed.wait()
 
     def _heard(self) -> None:
+        failpoints.passed("fetch.answered")
         self.heard_at = self.clock.monotonic()
         self.observer.peer_answered(self.name)
 
     async def _append(self, step: Append) -> Event:
         began = self.clock.monotonic()
+        failpoints.passed("append.before")
+        failpoints.sent("append.sent")
         try:
             fence = await self.inbound.append(self.name, step.fence, step.epoch, step.facts)
         except BsfgError as error:
             self.observer.appended(self.name, len(step.facts), self.clock.monotonic() - began, error)
             raise
+        failpoints.passed("append.after")
         self.observer.appended(self.name, len(step.facts), self.clock.monotonic() - began, None)
         return Appended(step.ticket, fence)
 
     async def _send_confirm(self, command: Confirm) -> None:
+        failpoints.passed("confirm.before")
+        failpoints.sent("confirm.sent")
         try:
             await self.client.confirm(self.name.stream, command.cursor)
+            failpoints.passed("confirm.after")
             event: Event = Confirmed(command.cursor.sequence or 0)
             self.observer.confirmed(self.name, None)
         except BsfgError as error:
@@ -250,3 +277,13 @@ class LinkDriver:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _waits_by_design_seconds(step: Step) -> float:
+    match step:
+        case Wait(seconds=seconds):
+            return seconds
+        case Fetch():
+            return ADMISSION_SECONDS_MAX
+        case _:
+            return 0.0

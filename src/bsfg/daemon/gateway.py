@@ -6,7 +6,7 @@ Everything that a peer or a link needs is held by its own part; this module only
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,8 +15,12 @@ from structlog.typing import FilteringBoundLogger
 from bsfg.config.values import Configuration
 from bsfg.core.conversation import Woken
 from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.exports import REFRESH_SECONDS, Exports
 from bsfg.daemon.gauges import GaugeReadings, families
+from bsfg.daemon.generations import Generations
+from bsfg.daemon.healing import Healer
+from bsfg.daemon.keep import InboundKeeper
 from bsfg.daemon.links import LinkSupervisor
 from bsfg.daemon.partitions import Partition, Partitions
 from bsfg.daemon.peer_table import PeerTable
@@ -49,12 +53,13 @@ class Parts:
     partitions: Partitions
     exports: Exports
     keeper: StoreKeeper
+    healer: Healer
+    generations: Generations
+    keep: InboundKeeper
     substrate_state: Callable[[], dict[str, Any]]
     """What the substrate says of itself, for ``status``."""
     build_trust: Callable[[Configuration], TrustStore]
     """A new trust snapshot, or ConfigurationError; nothing changes until it is swapped in."""
-    apply_streams: Callable[[Configuration], Awaitable[None]]
-    """Let the substrate know of a changed list of local streams."""
 
 
 @dataclass
@@ -84,6 +89,9 @@ class Gateway:
         self._spawn(parts.partitions.run(), "partitions")
         self._spawn(self._refresh_exports(), "exports")
         self._spawn(self._watch_loop(), "loop watch")
+        self._spawn(parts.healer.run(), "healer")
+        self._spawn(parts.generations.run(), "generations")
+        self._spawn(parts.keep.run(), "keep")
         parts.telemetry.watch(lambda: families(self.readings()))
 
     def announce(self) -> None:
@@ -98,18 +106,19 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.parts.generations.stop()
         await self.parts.links.stop()
         await self.parts.peers.stop()
 
     async def take(self, configuration: Configuration) -> None:
         """Run a new configuration, whole or not at all (I45).
 
-        Raises ConfigurationError while everything is still as it was.
+        Raises ConfigurationError while everything is still as it was. Who may come in changes whether or not the
+        local store answers; the store's own part, its streams, is the keeper's to bring about.
         """
         refuse_unreloadable(self.configuration, configuration)
         trust = self.parts.build_trust(configuration)
         changed = changed_files(self.configuration, configuration)
-        await self.parts.apply_streams(configuration)
         self.configuration, self.trust, self.reload_error = configuration, trust, None
         self._swap_access()
         await self._apply()
@@ -142,11 +151,14 @@ class Gateway:
         found = []
         if self.parts.keeper.problem is not None:
             found.append(f"local store: {self.parts.keeper.problem}")
+        found += self.parts.healer.problems()
         substrate = self.parts.substrate_state()
         if substrate.get("problem"):
             found.append(f"nats-server: {substrate['problem']}")
         if substrate.get("durability") == "unverified":
-            found.append("durability of the local store is unverified")
+            found.append(
+                f"durability of the local store is unverified: {substrate.get('durability_reason')}"
+            )
         found += [
             f"stream {stream}: {report.problem}"
             for stream, report in self.stream_reports.items()
@@ -164,11 +176,21 @@ class Gateway:
                 found.append(
                     f"link {row['peer']}/{row['stream']} is {row['state']}: {row['reason'] or row['error']}"
                 )
+            building = row.get("rewinding", {})
+            if building.get("state") == "halted":
+                found.append(
+                    f"generation {building['generation']} of {row['peer']}/{row['stream']}: {building['problem']}"
+                )
         return found
 
     def cursor_rows(self) -> list[dict[str, Any]]:
-        links, peers = self.parts.links, self.parts.peers
-        return [cursor_row(driver, links, peers.monitor(driver.name.peer)) for driver in links.drivers]
+        return [self.cursor_row(driver) for driver in self.parts.links.drivers]
+
+    def cursor_row(self, driver: LinkDriver) -> dict[str, Any]:
+        """One link as ``cursor query`` prints it; ``rewinding`` is there only while a generation is being built."""
+        row = cursor_row(driver, self.parts.links, self.parts.peers.monitor(driver.name.peer))
+        building = self.parts.generations.building(driver.name)
+        return row if building is None else row | {"rewinding": building}
 
     def certificate_seconds_left(self) -> float:
         return (self.trust.own_view.not_after - self.parts.clock.now()) / NANOSECONDS
@@ -209,6 +231,8 @@ class Gateway:
         authorized = {peer.id for peer in self.configuration.peers.values() if peer.authorized}
         links = {name: link for name, link in self.configuration.links.items() if name.peer in authorized}
         await self.parts.links.apply(links, self.configuration.zone.limits, in_force)
+        for name in links:
+            self.parts.keep.soon(name)
 
     def _swap_access(self) -> None:
         policies = {peer.id: peer.policy() for peer in self.configuration.peers.values()}

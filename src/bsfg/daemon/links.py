@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
 from bsfg.config.limits import Limits
-from bsfg.config.values import LinkConfig, LinkStart, OnGap, OnUnstorable
+from bsfg.config.values import Compression, LinkConfig, LinkStart, OnGap, OnUnstorable
 from bsfg.core.backoff import Backoff
 from bsfg.core.conversation import Event, PartitionBegan, PartitionEnded, Reconfigured, Woken
 from bsfg.core.link_state import Link, LinkSettings
 from bsfg.daemon.driver import LinkDriver
+from bsfg.daemon.journal import place_of
+from bsfg.daemon.scheduling import LinkTraffic, Pace, PeerTraffic
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import LinkName, LinkState
@@ -31,6 +34,10 @@ PAGE_FACTS: Final = 5_000
 PAGES_MAX: Final = 8
 """In one answer while a link catches up."""
 RESTART_SECONDS: Final = 2.0
+
+
+def _nobody(name: LinkName) -> None:
+    """Nobody listens."""
 
 
 def settings_of(config: LinkConfig, limits: Limits) -> LinkSettings:
@@ -47,10 +54,16 @@ def settings_of(config: LinkConfig, limits: Limits) -> LinkSettings:
     )
 
 
+def pace_of(config: LinkConfig) -> Pace:
+    """The link's traffic from a configuration entry."""
+    return Pace(config.priority, config.max_bytes_per_second, config.compression is Compression.ZSTD)
+
+
 @dataclass
 class _Running:
     driver: LinkDriver
     task: asyncio.Task[None]
+    traffic: LinkTraffic
     is_provisioned: bool = False
     error: BsfgError | None = None
 
@@ -67,8 +80,13 @@ class LinkSupervisor:
     client_of: Callable[[ZoneId], PeerClient]
     peer_answered_by: Callable[[ZoneId], None]
     peer_silent_by: Callable[[ZoneId, BsfgError], None]
+    became_level: Callable[[LinkName], None] = _nobody
     _links: dict[LinkName, _Running] = field(default_factory=dict)
+    _partitioned: set[ZoneId] = field(default_factory=set)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Links are started and stopped one at a time."""
     _duplicates: dict[LinkName, int] = field(default_factory=dict)
+    _peers: dict[ZoneId, PeerTraffic] = field(default_factory=dict)
 
     @property
     def drivers(self) -> list[LinkDriver]:
@@ -93,15 +111,36 @@ class LinkSupervisor:
         self, links: Mapping[LinkName, LinkConfig], limits: Limits, partitioned: Iterable[ZoneId]
     ) -> None:
         """Run exactly these links: stop what is gone, start what is new, tell the others their settings."""
-        for name in [name for name in self._links if name not in links]:
-            await self._stop(name)
-        for name, config in links.items():
-            settings = settings_of(config, limits)
+        async with self._turn:
+            self._partitioned = set(partitioned)
+            for name in [name for name in self._links if name not in links]:
+                await self._stop(name)
+            for name, config in links.items():
+                settings = settings_of(config, limits)
+                running = self._links.get(name)
+                if running is None:
+                    running = self._start(name, settings)
+                elif running.driver.link.settings != settings:
+                    running.driver.tell(Reconfigured(settings))
+                running.traffic.configure(pace_of(config))
+
+    @asynccontextmanager
+    async def stopped(self, name: LinkName) -> AsyncIterator[None]:
+        """Inside the block the link does not run, whatever a reload wants; behind it, it starts from what is durable.
+
+        Raises ``unavailable`` for a link that does not run.
+        """
+        async with self._turn:
             running = self._links.get(name)
             if running is None:
-                self._start(name, settings, name.peer in set(partitioned))
-            elif running.driver.link.settings != settings:
-                running.driver.tell(Reconfigured(settings))
+                raise BsfgError(Code.UNAVAILABLE, f"link {name} does not run")
+            running.task.cancel()
+            await asyncio.gather(running.task, return_exceptions=True)
+            try:
+                yield
+            finally:
+                self._renew(name)
+                running.task = asyncio.create_task(self._run(name), name=f"link {name}")
 
     def tell_peer(self, peer: ZoneId, event: Event) -> None:
         """Give every link from this peer an outside word."""
@@ -110,6 +149,7 @@ class LinkSupervisor:
                 running.driver.tell(event)
 
     def partition(self, peer: ZoneId, is_partitioned: bool) -> None:
+        (self._partitioned.add if is_partitioned else self._partitioned.discard)(peer)
         self.tell_peer(peer, PartitionBegan() if is_partitioned else PartitionEnded())
 
     def wake_all(self) -> None:
@@ -117,19 +157,27 @@ class LinkSupervisor:
             driver.tell(Woken())
 
     async def stop(self) -> None:
-        for name in list(self._links):
-            await self._stop(name)
+        async with self._turn:
+            for name in list(self._links):
+                await self._stop(name)
 
-    def _start(self, name: LinkName, settings: LinkSettings, is_partitioned: bool) -> None:
-        link = Link(name, settings, is_partitioned=is_partitioned)
-        driver = LinkDriver(link, self.client_of(name.peer), self.inbound, self.quarantine, self.clock, self)
+    def _start(self, name: LinkName, settings: LinkSettings) -> _Running:
+        link = Link(name, settings, is_partitioned=name.peer in self._partitioned)
+        traffic = LinkTraffic(name, self._peers.setdefault(name.peer, PeerTraffic()), self.clock)
+        driver = self._driver(link, traffic)
         task = asyncio.create_task(self._run(name), name=f"link {name}")
-        self._links[name] = _Running(driver, task)
+        self._links[name] = running = _Running(driver, task, traffic)
+        return running
+
+    def _driver(self, link: Link, traffic: LinkTraffic) -> LinkDriver:
+        client = self.client_of(link.name.peer)
+        return LinkDriver(link, client, self.inbound, self.quarantine, self.clock, self, traffic=traffic)
 
     async def _stop(self, name: LinkName) -> None:
         running = self._links.pop(name)
         running.task.cancel()
         await asyncio.gather(running.task, return_exceptions=True)
+        running.traffic.close()
 
     async def _run(self, name: LinkName) -> None:
         """Provision, then drive; a driver that fails starts again from what is durable."""
@@ -150,10 +198,11 @@ class LinkSupervisor:
                 self._renew(name)
 
     def _renew(self, name: LinkName) -> None:
-        old = self._links[name].driver.link
-        link = Link(name, old.settings, is_partitioned=old.is_partitioned, is_requested=old.is_requested)
-        driver = LinkDriver(link, self.client_of(name.peer), self.inbound, self.quarantine, self.clock, self)
-        self._links[name].driver = driver
+        running = self._links[name]
+        old = running.driver.link
+        is_partitioned = name.peer in self._partitioned
+        link = Link(name, old.settings, is_partitioned=is_partitioned, is_requested=old.is_requested)
+        running.driver = self._driver(link, running.traffic)
 
     # LinkObserver: what drivers report.
 
@@ -163,6 +212,8 @@ class LinkSupervisor:
 
     def state_changed(self, name: LinkName, before: LinkState, link: Link) -> None:
         state = self.state(name)
+        if state is LinkState.LEVEL:
+            self.became_level(name)
         reason = link.halt.reason.value if link.halt else None
         cause = (
             link.error.message
@@ -220,15 +271,24 @@ class LinkSupervisor:
 
     def failed_unexpectedly(self, name: LinkName, step: str, error: BaseException) -> None:
         self.journal.error(
-            "link_fault", peer=name.peer, stream=name.stream, message=f"{step} failed unexpectedly: {error!r}"
+            "link_fault",
+            peer=name.peer,
+            stream=name.stream,
+            message=f"{step} failed unexpectedly: {error!r}{place_of(error)}",
         )
 
 
-def require(supervisor: LinkSupervisor, name: LinkName, known_links: Iterable[LinkName]) -> LinkDriver:
+def require(supervisor: LinkSupervisor, name: LinkName, known_links: Collection[LinkName]) -> LinkDriver:
     """The running driver of a link, or an error that says which lines to add (contract, ``bsfg fetch``)."""
     driver = supervisor.driver(name)
     if driver is not None:
         return driver
+    if name in known_links:
+        raise BsfgError(
+            Code.UNAVAILABLE,
+            f"link {name} does not run: the gateway is still starting, or peer {name.peer} is not authorized",
+            hint="bsfg peer list shows whether it is authorized",
+        )
     known = ", ".join(str(link) for link in known_links) or "none"
     raise BsfgError(
         Code.CONFIGURATION,

@@ -15,7 +15,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,9 @@ class LocalOperations(Protocol):
         wait_seconds: float,
     ) -> Answer: ...
     async def append(self, stream: str, facts: list[Answer], /) -> Answer: ...
+    async def append_lines(
+        self, stream: str, pieces: AsyncIterator[bytes], subject: str | None, is_envelope: bool, /
+    ) -> Answer: ...
     def read(
         self, *, stream: str, peer: str | None, from_sequence: int | None, follow: bool, count: int | None
     ) -> AsyncGenerator[Answer, None]: ...
@@ -83,8 +86,21 @@ class LocalOperations(Protocol):
     async def cursor(self, peer: str, stream: str, /) -> Answer: ...
     async def active_configuration(self) -> Answer: ...
     async def reload(self) -> Answer: ...
+    async def accept_gap(self, peer: str, stream: str, /, *, reason: str, dry_run: bool) -> Answer: ...
+    async def accept_epoch(
+        self, peer: str, stream: str, /, *, start: str, init_timestamp: str | None, reason: str, dry_run: bool
+    ) -> Answer: ...
+    async def rewind(
+        self, peer: str, stream: str, /, *, to: int, reason: str, accept_differences: bool, dry_run: bool
+    ) -> Answer: ...
+    async def abort_rewind(self, peer: str, stream: str, /, *, reason: str) -> Answer: ...
+    async def new_epoch(self, stream: str, /, *, reason: str, dry_run: bool) -> Answer: ...
+    async def drop_stream(
+        self, stream: str, /, *, peer: str | None, generation: int | None, reason: str, dry_run: bool
+    ) -> Answer: ...
     async def partition(self, peer: str, reason: str, seconds: float | None, /) -> Answer: ...
     async def reconcile(self, peer: str, /) -> Answer: ...
+    async def notify(self, peer: str, stream: str, /) -> Answer: ...
 
 
 def build_local_application(operations: LocalOperations) -> web.Application:
@@ -393,13 +409,20 @@ def _routes(operations: LocalOperations) -> list[web.RouteDef]:
         web.get("/v1/consumers", routes.consumer_info),
         web.post("/v1/consumers/next", routes.consumer_next),
         web.post("/v1/append", routes.append),
+        web.post("/v1/append/ndjson", routes.append_lines),
         web.get("/v1/read", routes.read),
         web.post("/v1/fetch", routes.fetch),
         web.get("/v1/cursors", _plain(operations.cursors)),
         web.get("/v1/cursors/{peer}/{stream}", routes.cursor),
+        web.post("/v1/cursors/{peer}/{stream}/accept-gap", routes.accept_gap),
+        web.post("/v1/cursors/{peer}/{stream}/accept-epoch", routes.accept_epoch),
+        web.post("/v1/cursors/{peer}/{stream}/rewind", routes.rewind),
+        web.post("/v1/streams/drop", routes.drop_stream),
+        web.post("/v1/streams/{stream}/new-epoch", routes.new_epoch),
         web.get("/v1/config", _plain(operations.active_configuration)),
         web.post("/v1/config/reload", _plain(operations.reload)),
         web.post("/v1/partitions", routes.partition),
+        web.post("/v1/notifications", routes.notify),
         web.delete("/v1/partitions/{peer}", _of_peer(operations.reconcile, LONG_DEADLINE_SECONDS)),
     ]
 
@@ -484,6 +507,15 @@ class _Routes:
             raise BsfgError(Code.TOO_LARGE, f"append: {len(facts)} facts in one call; at most {FACTS_MAX}")
         return await _answer(request, self._operations.append(stream, facts))
 
+    async def append_lines(self, request: web.Request) -> web.StreamResponse:
+        """The body may have any length and any pauses; it is read as fast as its lines are stored."""
+        query = Parameters.of_query(request)
+        stream, subject = query.text("stream"), query.text_or_none("subject")
+        is_envelope = query.flag("envelope", default=False)
+        query.finish()
+        pieces = request.content.iter_any()
+        return web.json_response(await self._operations.append_lines(stream, pieces, subject, is_envelope))
+
     async def read(self, request: web.Request) -> web.StreamResponse:
         query = Parameters.of_query(request)
         wanted: dict[str, Any] = {
@@ -513,11 +545,74 @@ class _Routes:
         names = request.match_info
         return await _answer(request, self._operations.cursor(names["peer"], names["stream"]))
 
+    async def accept_gap(self, request: web.Request) -> web.StreamResponse:
+        body, names = await Parameters.of_body(request), request.match_info
+        reason, dry_run = body.text("reason"), body.flag("dry_run", default=False)
+        body.finish()
+        accepting = self._operations.accept_gap(names["peer"], names["stream"], reason=reason, dry_run=dry_run)
+        return await _answer(request, accepting, LONG_DEADLINE_SECONDS)
+
+    async def accept_epoch(self, request: web.Request) -> web.StreamResponse:
+        body, names = await Parameters.of_body(request), request.match_info
+        wanted: dict[str, Any] = {
+            "start": body.text("from"),
+            "init_timestamp": body.text_or_none("init_timestamp"),
+            "reason": body.text("reason"),
+            "dry_run": body.flag("dry_run", default=False),
+        }
+        body.finish()
+        accepting = self._operations.accept_epoch(names["peer"], names["stream"], **wanted)
+        return await _answer(request, accepting, LONG_DEADLINE_SECONDS)
+
+    async def rewind(self, request: web.Request) -> web.StreamResponse:
+        body, names = await Parameters.of_body(request), request.match_info
+        reason, to = body.text("reason"), body.integer_or_none("to")
+        if body.flag("abort", default=False):
+            body.finish()
+            aborting = self._operations.abort_rewind(names["peer"], names["stream"], reason=reason)
+            return await _answer(request, aborting, LONG_DEADLINE_SECONDS)
+        if to is None:
+            raise BsfgError(Code.INVALID_REQUEST, "to is missing")
+        wanted: dict[str, Any] = {
+            "to": to,
+            "reason": reason,
+            "accept_differences": body.flag("accept_differences", default=False),
+            "dry_run": body.flag("dry_run", default=False),
+        }
+        body.finish()
+        rewinding = self._operations.rewind(names["peer"], names["stream"], **wanted)
+        return await _answer(request, rewinding, LONG_DEADLINE_SECONDS)
+
+    async def new_epoch(self, request: web.Request) -> web.StreamResponse:
+        body = await Parameters.of_body(request)
+        reason, dry_run = body.text("reason"), body.flag("dry_run", default=False)
+        body.finish()
+        beginning = self._operations.new_epoch(request.match_info["stream"], reason=reason, dry_run=dry_run)
+        return await _answer(request, beginning, LONG_DEADLINE_SECONDS)
+
+    async def drop_stream(self, request: web.Request) -> web.StreamResponse:
+        body = await Parameters.of_body(request)
+        stream = body.text("stream")
+        wanted: dict[str, Any] = {
+            "peer": body.text_or_none("peer"),
+            "generation": body.integer_or_none("generation"),
+            "reason": body.text("reason"),
+            "dry_run": body.flag("dry_run", default=False),
+        }
+        body.finish()
+        return await _answer(request, self._operations.drop_stream(stream, **wanted), LONG_DEADLINE_SECONDS)
+
     async def partition(self, request: web.Request) -> web.StreamResponse:
         body = await Parameters.of_body(request)
         peer, reason, seconds = body.text("peer"), body.text("reason"), body.number_or_none("seconds")
         body.finish()
         return await _answer(request, self._operations.partition(peer, reason, seconds))
+
+    async def notify(self, request: web.Request) -> web.StreamResponse:
+        body = await Parameters.of_body(request)
+        peer, stream = body.text("peer"), body.text("stream")
+        body.finish()
+        return await _answer(request, self._operations.notify(peer, stream))
 
 
 # Requests

@@ -13,12 +13,14 @@ from bsfg import __version__
 from bsfg.config.describe import describe
 from bsfg.core.conversation import Woken
 from bsfg.core.link_state import Phase
-from bsfg.daemon import views
+from bsfg.daemon.decisions import Decisions
 from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.links import require
 from bsfg.daemon.reload import Reloader
+from bsfg.daemon.stream_decisions import StreamDecisions
 from bsfg.daemon.stream_operations import LocalStore, StreamOperations
+from bsfg.daemon.views import time_or_none
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import InitMode, LinkName, LinkState, parse_init_mode
 from bsfg.model.moment import format_time
@@ -43,6 +45,8 @@ class Operations(StreamOperations):
     def __init__(self, gateway: Gateway, store: LocalStore, reloader: Reloader) -> None:
         super().__init__(gateway, store)
         self._reloader = reloader
+        self._decisions = Decisions(gateway, self._driver, gateway.cursor_row)
+        self._stream_decisions = StreamDecisions(gateway, store)
 
     # The gateway as a whole.
 
@@ -90,7 +94,7 @@ class Operations(StreamOperations):
             "authorized": config.authorized,
             "reachable": monitor.reachable if monitor else None,
             "reason": monitor.reason or None if monitor else "not authorized, so not dialled",
-            "last_contact": views.time_or_none(monitor.answered_at) if monitor else None,
+            "last_contact": time_or_none(monitor.answered_at) if monitor else None,
             "clock_skew_seconds": monitor.skew_seconds if monitor else None,
             "streams": list(config.streams),
             "artifacts": list(config.artifacts),
@@ -161,11 +165,7 @@ class Operations(StreamOperations):
         return {"cursors": self.gateway.cursor_rows()}
 
     async def cursor(self, peer: str, stream: str) -> dict[str, Any]:
-        return self._cursor_row(self._driver(peer, stream))
-
-    def _cursor_row(self, driver: LinkDriver) -> dict[str, Any]:
-        monitor = self.gateway.parts.peers.monitor(driver.name.peer)
-        return views.cursor_row(driver, self.gateway.parts.links, monitor)
+        return self.gateway.cursor_row(self._driver(peer, stream))
 
     async def fetch(
         self, *, peer: str, stream: str, cursor_init: str | None, init_timestamp: str | None, dry_run: bool
@@ -185,7 +185,7 @@ class Operations(StreamOperations):
             "stream": driver.name.stream,
             "appended": link.facts_appended - before.facts_appended,
             "duplicates_dropped": link.facts_duplicate - before.facts_duplicate,
-            "cursor": self._cursor_row(driver),
+            "cursor": self.gateway.cursor_row(driver),
         }
 
     async def _one_round(self, driver: LinkDriver) -> None:
@@ -250,6 +250,66 @@ class Operations(StreamOperations):
             "admin.reconcile", "allowed", peer=zone, was_partitioned=partition is not None
         )
         return {"peer": zone, "was_partitioned": partition is not None}
+
+    # Decisions about histories.
+
+    async def accept_gap(self, peer: str, stream: str, *, reason: str, dry_run: bool) -> dict[str, Any]:
+        self._refuse_partitioned(self._known_peer(peer))
+        return await self._decisions.accept_gap(peer, stream, reason, dry_run)
+
+    async def accept_epoch(
+        self, peer: str, stream: str, *, start: str, init_timestamp: str | None, reason: str, dry_run: bool
+    ) -> dict[str, Any]:
+        self._refuse_partitioned(self._known_peer(peer))
+        return await self._decisions.accept_epoch(peer, stream, start, init_timestamp, reason, dry_run)
+
+    async def rewind(
+        self, peer: str, stream: str, *, to: int, reason: str, accept_differences: bool, dry_run: bool
+    ) -> dict[str, Any]:
+        self._refuse_partitioned(self._known_peer(peer))
+        return await self._decisions.rewind(peer, stream, to, reason, accept_differences, dry_run)
+
+    async def abort_rewind(self, peer: str, stream: str, *, reason: str) -> dict[str, Any]:
+        return await self._decisions.abort_rewind(peer, stream, reason)
+
+    async def new_epoch(self, stream: str, *, reason: str, dry_run: bool) -> dict[str, Any]:
+        return await self._stream_decisions.new_epoch(stream, reason, dry_run)
+
+    async def drop_stream(
+        self, stream: str, *, peer: str | None, generation: int | None, reason: str, dry_run: bool
+    ) -> dict[str, Any]:
+        if peer is None:
+            return await self._stream_decisions.drop_local(stream, reason, dry_run)
+        if generation is None:
+            raise BsfgError(
+                Code.INVALID_REQUEST, "stream drop: an inbound stream needs its generation beside its peer"
+            )
+        return await self._stream_decisions.drop_generation(peer, stream, generation, reason, dry_run)
+
+    async def stream_info(self, stream: str, peer: str | None = None) -> dict[str, Any]:
+        row = await super().stream_info(stream, peer)
+        if peer is not None:
+            row["generations"] = await self._stream_decisions.generations(peer, stream)
+        return row
+
+    # Advice.
+
+    async def notify(self, peer: str, stream: str) -> dict[str, Any]:
+        """Tell a peer now that one of our streams has more (runbook 6.6); a refusal is raised."""
+        zone, name = self._known_peer(peer), parse_stream(stream)
+        config = self.gateway.configuration.peers[zone]
+        if name not in config.streams:
+            raise BsfgError(
+                Code.CONFIGURATION,
+                f"config/peers.yaml does not let {zone} read {name}, so it is not told of it"
+                f" (there: {', '.join(config.streams) or 'none'})",
+                hint="only a zone that exports a stream gives advice on it",
+            )
+        client = self.gateway.parts.peers.client(zone)
+        self._refuse_partitioned(zone)
+        head = (await self.gateway.parts.exports.log.describe(name)).last_sequence
+        await client.notify(name, head)
+        return {"peer": zone, "stream": name, "head": head, "taken": True}
 
     # Helpers.
 

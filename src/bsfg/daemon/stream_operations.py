@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
 from bsfg.config.values import Configuration, StreamConfig
+from bsfg.daemon.append_service import AppendService
 from bsfg.daemon.gateway import Gateway
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import LinkName
@@ -25,14 +26,13 @@ from bsfg.model.names import (
 )
 from bsfg.model.page import LogDescription, PageLimits
 from bsfg.ports import ExportedLog
-from bsfg.substrates.consumers import LocalAccess, LocalMessage, NewFact
+from bsfg.substrates.consumers import LocalAccess, LocalMessage
 from bsfg.substrates.control import Control
 from bsfg.substrates.provisioning import ProvisionReport, apply_stream
 from bsfg.substrates.stream_configs import StreamSpec
 
 READ_FACTS: Final = 500
 FOLLOW_SECONDS: Final = 5.0
-_ENVELOPE_FIELDS: Final = frozenset({"subject", "message_id", "headers", "data", "data_base64"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class LocalStore:
 
     control: Control
     access: LocalAccess
+    appends: AppendService
     exported: ExportedLog
     replicas: int
     epoch_began: Callable[[StreamName, str | None, str, str], None]
@@ -164,8 +165,24 @@ class StreamOperations:
     async def append(self, stream: str, facts: list[dict[str, Any]]) -> dict[str, Any]:
         """Append facts to a local stream; durable on return as the zone's durability says."""
         config = self._configured(parse_stream(stream))
-        new = [_new_fact(number, fact) for number, fact in enumerate(facts, start=1)]
-        return dict(await self.store.access.append_local(config.name, new))
+        async with self._storing(config.name):
+            return await self.store.appends.append(config.name, facts)
+
+    async def append_lines(
+        self, stream: str, pieces: AsyncIterator[bytes], subject: str | None, is_envelope: bool
+    ) -> dict[str, Any]:
+        """The same for lines without end, each of them a payload or an envelope."""
+        config = self._configured(parse_stream(stream))
+        return await self.store.appends.append_lines(
+            config.name,
+            pieces,
+            subject=subject,
+            is_envelope=is_envelope,
+            storing=lambda: self._storing(config.name),
+        )
+
+    def _storing(self, stream: StreamName) -> AbstractAsyncContextManager[None]:
+        return self.gateway.parts.healer.storing(f"append to {stream}", f"stream {stream}")
 
     async def read(
         self, *, stream: str, peer: str | None, from_sequence: int | None, follow: bool, count: int | None
@@ -260,40 +277,3 @@ def payload_fields(payload: bytes) -> dict[str, str]:
         return {"data": payload.decode()}
     except UnicodeDecodeError:
         return {"data_base64": base64.b64encode(payload).decode()}
-
-
-def _new_fact(number: int, fact: dict[str, Any]) -> NewFact:
-    def wrong(what: str) -> BsfgError:
-        return BsfgError(Code.INVALID_REQUEST, f"append: fact {number}: {what}", index=number)
-
-    unknown = sorted(set(fact) - _ENVELOPE_FIELDS)
-    if unknown:
-        raise BsfgError(
-            Code.UNKNOWN_FIELD, f"append: fact {number}: unknown field {unknown[0]!a}", index=number
-        )
-    for name in ("subject", "message_id", "data", "data_base64"):
-        if fact.get(name) is not None and not isinstance(fact[name], str):
-            raise wrong(f"{name} is not text")
-    if (fact.get("data") is None) == (fact.get("data_base64") is None):
-        raise wrong("it needs data or data_base64, and not both")
-    headers = fact.get("headers") or []
-    if not isinstance(headers, list) or not all(_is_pair(pair) for pair in headers):
-        raise wrong("headers is not a list of [name, value]")
-    pairs = [(str(name), str(value)) for name, value in headers]
-    return NewFact(fact.get("subject"), fact.get("message_id"), pairs, _payload(fact, wrong))
-
-
-def _is_pair(pair: object) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(each, str) for each in pair)
-
-
-def _payload(fact: dict[str, Any], wrong: Callable[[str], BsfgError]) -> bytes:
-    if fact.get("data") is not None:
-        try:
-            return str(fact["data"]).encode()
-        except UnicodeEncodeError:
-            raise wrong("data is not Unicode text; use data_base64") from None
-    try:
-        return base64.b64decode(str(fact["data_base64"]), validate=True)
-    except (binascii.Error, ValueError):
-        raise wrong("data_base64 is not base64") from None

@@ -28,7 +28,15 @@ LOG_EVENTS: Final = {
     "link_state": "a link changed its state",
     "link_halted": "a link waits for an operator",
     "fact_set_aside": "a fact that this zone can't store lies in the quarantine",
+    "library_notice": "a warning of a library that we use",
     "link_fault": "a step of a link failed in a way that nobody foresaw",
+    "generation_begun": "a new generation of a link's inbound stream is being built",
+    "generation_switched": "a new generation of a link's inbound stream is in force",
+    "generation_halted": "a generation that is being built waits for an operator",
+    "generation_abandoned": "a half-built generation that nobody builds lies in the store",
+    "facts_removed": "keep removed inbound facts",
+    "unprocessed_removed": "keep removed inbound facts that no local application had acknowledged",
+    "keep_failed": "what keep does not want could not be removed now",
     "partition_began": "an operator cut a peer off",
     "partition_ended": "an administrative partition ended",
     "identity_refused": "a certificate that is no configured peer's",
@@ -41,7 +49,16 @@ LOG_EVENTS: Final = {
     "stream_differs": "an existing stream is not as configured",
     "substrate_lost": "the local store does not answer",
     "substrate_back": "the local store answers again",
+    "substrate_notice": "an external NATS keeps what it acknowledges, or can't be seen to, or has known defects",
+    "store_filling": "a local stream comes near its max_bytes; when it is full, appends are refused",
+    "message_index": "the index of a stream's message ids is made anew, or does not follow",
     "embedded_server": "the embedded nats-server changed its state",
+    "notify_available": "a peer advises that a stream has more",
+    "disk_full": "the disk of data/ is full; appends are refused",
+    "disk_freed": "the disk of data/ has space again",
+    "substrate_wedged": "the local server answers and stores nothing",
+    "substrate_healed": "the embedded server was restarted, because it stored nothing",
+    "link_stalled": "nothing came of a link's step for two minutes",
     "clock_skew": "a peer's clock differs from ours",
     "loop_stalled": "the gateway's loop did not run for a while",
 }
@@ -74,6 +91,17 @@ class Telemetry:
         self.facts_appended = self._counter("bsfg_facts_appended", "Facts durably appended.", LINK)
         self.facts_duplicate = self._counter(
             "bsfg_facts_duplicate", "Facts dropped at or below the cursor.", LINK
+        )
+        self.notify_available = self._counter(
+            "bsfg_notify_available", "Advice of peers that a stream has more.", LINK
+        )
+        self.notify_sent = self._counter(
+            "bsfg_notify_sent", "Advice to peers; what does not arrive is dropped.", (*LINK, "result")
+        )
+        self.facts_removed = self._counter(
+            "bsfg_facts_removed",
+            "Inbound facts that keep removed, processed by local applications or not.",
+            (*LINK, "processed"),
         )
         self.auth_failures = self._counter(
             "bsfg_auth_failures", "Certificates refused after a handshake.", ("reason",)

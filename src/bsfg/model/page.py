@@ -43,6 +43,8 @@ class FetchRequest:
     start: InitMode | None = None
     after: Cursor | None = None
     accept_gap: tuple[int, int] | None = None
+    is_compressible: bool = False
+    """Whether the answer may travel compressed; no part of the question itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,15 @@
-"""What local applications and operators do with a zone's streams: look, take, acknowledge, read and append."""
+"""What local applications and operators do with a zone's streams: look, take, acknowledge and read."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from bsfg.errors import BsfgError, Code
-from bsfg.model.names import StreamName, physical
 from bsfg.model.page import PageLimits
 from bsfg.substrates.control import Control
-from bsfg.substrates.local_appends import LocalAppend, NewFact, check_new_facts
 from bsfg.substrates.local_messages import LocalMessage, local_message, pull_frames, read_messages
 from bsfg.substrates.nats_connection import NatsConnection
 
@@ -84,21 +82,6 @@ class LocalAccess:
         async with self._connected() as connection:
             return await read_messages(self._control, connection, jetstream_stream, from_sequence, limits)
 
-    async def append_local(self, stream: StreamName, facts: Sequence[NewFact]) -> dict[str, int | None]:
-        """Append facts to a local stream: ``{"appended", "first_sequence", "last_sequence", "duplicates"}``.
-
-        Every fact is as durable on return as the stream's acknowledgement says. The whole call is refused, before
-        anything is sent, with ``INVALID_REQUEST``, ``TOO_LARGE`` or ``TOO_MANY`` for a fact that can't be stored.
-        Raises ``StoreFull`` when the stream takes no more, ``OutcomeUnknown`` when acknowledgements are missing;
-        what was acknowledged before that is in ``details``.
-        """
-        blocks = check_new_facts(facts)
-        found = await self._control.api(f"STREAM.INFO.{physical(stream)}")
-        is_atomic = found["config"].get("allow_atomic") is True
-        async with self._connected() as connection:
-            append = LocalAppend(connection, stream, is_atomic=is_atomic)
-            return await append.run(facts, blocks)
-
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[NatsConnection]:
         connection = await self._connect()
@@ -117,4 +100,4 @@ def _within(what: str, value: float, least: float, most: float) -> None:
         raise BsfgError(Code.INVALID_REQUEST, f"{what} is {value:g}; it goes from {least:g} to {most:g}")
 
 
-__all__ = ["LocalAccess", "LocalMessage", "NewFact"]
+__all__ = ["LocalAccess", "LocalMessage"]

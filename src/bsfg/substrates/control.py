@@ -180,6 +180,7 @@ class Control:
             turn += 1
             if await self._hold_one(url):
                 wait_seconds = WAIT_FIRST_SECONDS
+            _heed_cancellation()
             self._report(f"NATS {url}: {self._problem}")
             await asyncio.sleep(wait_seconds * random.uniform(0.5, 1.0))
             wait_seconds = min(WAIT_CAP_SECONDS, wait_seconds * 2)
@@ -189,6 +190,7 @@ class Control:
         client, lost = Client(), asyncio.get_running_loop().create_future()
         try:
             await self._connect(client, url, lost)
+            _heed_cancellation()
             self._client, self._lost = client, lost
             self.connections += 1
             self._up.set()
@@ -276,6 +278,13 @@ async def _close_quietly(client: Client) -> None:
     with contextlib.suppress(Exception):
         async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
             await client.close()
+
+
+def _heed_cancellation() -> None:
+    """nats-py waits by ``asyncio.wait_for``, which loses a cancellation that comes together with an answer."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _one_line(error: Exception) -> str:

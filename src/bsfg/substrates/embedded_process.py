@@ -56,7 +56,8 @@ async def program_version(program: Path) -> ServerVersion:
     except OSError as error:
         raise _unusable(program, f"cannot be run: {error.strerror}") from error
     try:
-        answer, _ = await asyncio.wait_for(process.communicate(), VERSION_SECONDS)
+        async with asyncio.timeout(VERSION_SECONDS):
+            answer, _ = await process.communicate()
     except TimeoutError as error:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -137,7 +138,8 @@ class ServerProcess:
 
     async def _ends_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
         return self.has_ended
 
     def _note_end(self) -> None:

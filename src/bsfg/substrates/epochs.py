@@ -67,6 +67,14 @@ async def ensure_epoch(
     )
 
 
+async def begin_epoch(control: Control, stream: StreamName) -> tuple[str | None, str]:
+    """Begin a new epoch because an operator says so: the old one and the new one, which is durable on return."""
+    stream_info = await control.api(f"STREAM.INFO.{physical(stream)}")
+    old, wanted = bound_epoch(stream_info), epoch_metadata(stream_info["created"])
+    await write_metadata(control, stream_info, wanted)
+    return old, wanted[EPOCH_KEY]
+
+
 async def write_metadata(control: Control, stream_info: Mapping[str, Any], changes: Mapping[str, str]) -> None:
     """Write these metadata keys and leave all else in the stream's configuration as it was read."""
     config = dict(stream_info["config"])

@@ -244,7 +244,7 @@ class JetStreamInboundLog:
         return self._record_prefix + link_key(link.peer, link.stream)
 
     async def _generation(self, link: LinkName, record: LinkRecord | None) -> int | None:
-        """The record's generation if it exists; else the highest that is complete, for a later one may be half built."""
+        """The record's generation if it exists; else the highest that is complete: a later one may be half built."""
         existing = await self.generations(link)
         if self._built is not None:
             return self._built if self._built in existing else None

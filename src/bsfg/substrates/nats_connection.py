@@ -24,6 +24,7 @@ from bsfg.substrates.nats_frames import (
     status_of,
 )
 from bsfg.substrates.nats_target import Address, NatsTarget, authentication, parse_url
+from bsfg.substrates.server_version import demand_accepted
 
 __all__ = ["NatsConnection", "NatsTarget"]
 
@@ -98,6 +99,7 @@ class NatsConnection(asyncio.Protocol):
         await loop.create_connection(lambda: connection, address.host, address.port)
         try:
             await connection._greeted
+            demand_accepted(str(connection.server_info.get("version", "")))
             secured = await connection._secure(address, target)
             await connection._introduce(target, name, secured)
         except BaseException:

@@ -37,6 +37,7 @@ EXCLUSIVE_CHUNKS_IN_FLIGHT_MAX: Final = 4
 EXCLUSIVE_SINGLES_MAX: Final = 125
 ATOMIC_VERSION: Final = (2, 12)
 PAYLOAD_BYTES_DEFAULT: Final = 1024 * 1024
+UNLIMITED: Final = -1
 
 _VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 
@@ -72,6 +73,7 @@ class PageWriter:
         self._failures = 0
         self._connection: NatsConnection | None = None
         self._created = ""
+        self._message_bytes_max = UNLIMITED
         self._inbox = b""
         self._chunks_written = 0
         self._in_flight: dict[int, ChunkAcks] = {}
@@ -162,6 +164,7 @@ class PageWriter:
     async def _look(self, connection: NatsConnection) -> None:
         state = await stream_state(connection, self._jetstream_stream)
         self._created = state.created
+        self._message_bytes_max = int(state.config.get("max_msg_size") or UNLIMITED)
         is_atomic = state.allow_atomic and _version(connection) >= ATOMIC_VERSION
         self._careful = (
             Strategy.ATOMIC if is_atomic and self._preferred is not Strategy.EACH else Strategy.EACH
@@ -177,8 +180,11 @@ class PageWriter:
         origin: Origin,
         facts: Sequence[Fact],
     ) -> list[Chunk]:
-        payload_bytes_max = int(connection.server_info.get("max_payload", PAYLOAD_BYTES_DEFAULT))
-        encoder = Encoder(origin, subject_prefix, payload_bytes_max)
+        bytes_max = int(connection.server_info.get("max_payload", PAYLOAD_BYTES_DEFAULT))
+        if self._message_bytes_max > 0:
+            # Of a batch the server would only say that it is incomplete, and not which of its facts is too large.
+            bytes_max = min(bytes_max, self._message_bytes_max)
+        encoder = Encoder(origin, subject_prefix, bytes_max)
         numbers = iter(range(self._chunks_written, self._chunks_written + len(facts)))
 
         def new_reply() -> tuple[str, bytes]:

@@ -18,6 +18,7 @@ from bsfg.model.page import FetchRequest, Page
 from bsfg.ports import Clock
 from bsfg.transport.access import Access
 from bsfg.transport.client_connection import (
+    IDENTITY,
     NO_CONTENT,
     Answer,
     ClientLimits,
@@ -25,6 +26,7 @@ from bsfg.transport.client_connection import (
     PeerEndpoint,
     Question,
 )
+from bsfg.transport.compression import ZSTD, InflatingReader, compressed_bytes_max, inflate
 from bsfg.transport.page_check import bad_answer
 from bsfg.transport.page_codec import (
     BINARY_TYPE,
@@ -105,10 +107,16 @@ class HttpPeerClient:
     async def fetch(self, request: FetchRequest) -> Page:
         """One page, already held against the request and the limits of the contract."""
         frame_bytes = frame_bytes_max(request.limits)
-        accepts = {BINARY_TYPE: frame_bytes, JSON_TYPE: frame_bytes * JSON_GROWTH_MAX}
+        accepts = {
+            BINARY_TYPE: _travelling_max(request, frame_bytes),
+            JSON_TYPE: frame_bytes * JSON_GROWTH_MAX,
+        }
         answer = await self._ask(_fetch_question(request, 1, accepts))
         if answer.content_type == BINARY_TYPE:
-            return decode(answer.body, request)[0]
+            frame = inflate(answer.body, frame_bytes) if answer.encoding == ZSTD else answer.body
+            return decode(frame, request)[0]
+        if answer.encoding != IDENTITY:
+            raise bad_answer("it is a compressed page for people, and those never are")
         return decode_json(answer.body, request)
 
     async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
@@ -117,8 +125,11 @@ class HttpPeerClient:
             yield await self.fetch(request)
             return
         limits, came = request.limits, 0
+        inflating = InflatingReader(frame_bytes_max(limits))
 
-        async def next_frame(content: aiohttp.StreamReader) -> bytes | None:
+        async def next_frame(content: aiohttp.StreamReader, encoding: str) -> bytes | None:
+            if encoding == ZSTD:
+                return await inflating.next_frame(content)
             header = await _exactly(content, FRAME_HEADER_BYTES)
             return (
                 None
@@ -165,6 +176,10 @@ class HttpPeerClient:
         raise _refusal(answer, f"peer {self._endpoint.peer} refuses {question.method} {question.path}")
 
 
+def _travelling_max(request: FetchRequest, frame_bytes: int) -> int:
+    return compressed_bytes_max(frame_bytes) if request.is_compressible else frame_bytes
+
+
 def _fetch_question(request: FetchRequest, pages: int, accepts: Mapping[str, int]) -> Question:
     return Question(
         method="POST",
@@ -172,6 +187,7 @@ def _fetch_question(request: FetchRequest, pages: int, accepts: Mapping[str, int
         body=fetch_body(request, pages),
         accepts=accepts,
         wait_seconds=request.limits.wait_seconds,
+        encoding=ZSTD if request.is_compressible else IDENTITY,
     )
 
 

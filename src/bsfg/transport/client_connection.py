@@ -34,6 +34,7 @@ READ_BUFFER_BYTES: Final = 1024 * 1024
 TRUST_CHANGES_MAX: Final = 5
 HEADERS_MAX: Final = 64
 NO_CONTENT: Final = 204
+IDENTITY: Final = "identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class Question:
     accepts: Mapping[str, int] = field(default_factory=lambda: {JSON_TYPE: ERROR_BYTES_MAX})
     """Media types of the answer, best first, each with the most bytes that are read of it."""
     wait_seconds: float = 0.0
+    encoding: str = IDENTITY
+    """Beside identity the one that a success may come in; the most bytes then count what travels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,11 @@ class Answer:
     content_type: str
     retry_after: str | None
     body: bytes
+    encoding: str = IDENTITY
 
 
-NextPart = Callable[[aiohttp.StreamReader], Coroutine[Any, Any, bytes | None]]
+NextPart = Callable[[aiohttp.StreamReader, str], Coroutine[Any, Any, bytes | None]]
+"""The next part of a body in this encoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,8 @@ class PeerConnection:
                     return
                 _check_head(response, question)
                 while True:
-                    body = await self._part_while_trusted(changing, next_part(response.content))
+                    coming = next_part(response.content, _encoding(response))
+                    body = await self._part_while_trusted(changing, coming)
                     if body is None:
                         return
                     yield Answer(response.status, response.content_type, None, body)
@@ -190,7 +196,7 @@ class PeerConnection:
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},
+            headers={"Accept-Encoding": IDENTITY},
             skip_auto_headers=("User-Agent",),
             trust_env=False,
             auto_decompress=False,
@@ -267,7 +273,7 @@ class PeerConnection:
 
 
 def _headers(question: Question) -> dict[str, str]:
-    headers = {"Accept": ", ".join(question.accepts)}
+    headers = {"Accept": ", ".join(question.accepts), "Accept-Encoding": question.encoding}
     if question.body is not None:
         headers["Content-Type"] = "application/json"
     return headers
@@ -277,15 +283,20 @@ async def _read(response: aiohttp.ClientResponse, question: Question) -> Answer:
     if response.status == NO_CONTENT:
         return Answer(response.status, "", None, b"")
     body = await _bounded_body(response, _check_head(response, question))
-    return Answer(response.status, response.content_type, response.headers.get("Retry-After"), body)
+    retry_after = response.headers.get("Retry-After")
+    return Answer(response.status, response.content_type, retry_after, body, _encoding(response))
+
+
+def _encoding(response: aiohttp.ClientResponse) -> str:
+    return response.headers.get("Content-Encoding", IDENTITY)
 
 
 def _check_head(response: aiohttp.ClientResponse, question: Question) -> int:
     """The most bytes that may follow; ``bad_answer`` for a redirect, an encoding or a type that nobody asked for."""
     if 300 <= response.status < 400:
         raise bad_answer(f"it redirects (status {response.status})")
-    encoding = response.headers.get("Content-Encoding", "identity")
-    if encoding != "identity":
+    encoding = _encoding(response)
+    if encoding != IDENTITY and (encoding != question.encoding or response.status != 200):
         raise bad_answer(f"it is encoded as {printable(encoding)}, which was not asked for")
     accepts = question.accepts if response.status == 200 else {JSON_TYPE: ERROR_BYTES_MAX}
     bytes_max = accepts.get(response.content_type)

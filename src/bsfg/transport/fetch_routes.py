@@ -12,6 +12,7 @@ from aiohttp import web
 from bsfg.model.page import Page
 from bsfg.transport.access import PeerCaller
 from bsfg.transport.answers import BareResponse, json_response
+from bsfg.transport.compression import ZSTD, accepts_zstd, compress
 from bsfg.transport.fetch_service import FetchService
 from bsfg.transport.notify_route import Attention
 from bsfg.transport.observer import TransportObserver
@@ -59,15 +60,17 @@ class FetchRoutes:
 
     async def _fetch(self, caller: PeerCaller, call: FetchCall, request: web.Request) -> web.StreamResponse:
         is_binary = BINARY_TYPE in request.headers.get("Accept", "")
+        is_compressed = accepts_zstd(request.headers.get("Accept-Encoding", ""))
         if not is_binary:
             call = replace(call, pages=1)
         waits = call.request.limits.wait_seconds > 0
         with self._long_polls.hold(caller.peer) if waits else nullcontext():
             if call.pages > 1:
-                return await self._send_pages(caller, call, request)
+                return await self._send_pages(caller, call, request, is_compressed)
             page = await self._service.fetch(caller, call.request)
         if is_binary:
-            return BareResponse(body=encode(page), content_type=BINARY_TYPE)
+            headers, body = _head(is_compressed), await _body(page, is_compressed)
+            return BareResponse(body=body, headers=headers)
         return BareResponse(body=encode_json(page), content_type=JSON_TYPE)
 
     async def confirm(self, caller: PeerCaller, request: web.Request) -> web.StreamResponse:
@@ -77,19 +80,29 @@ class FetchRoutes:
         return json_response({"confirmed": confirmed})
 
     async def _send_pages(
-        self, caller: PeerCaller, call: FetchCall, request: web.Request
+        self, caller: PeerCaller, call: FetchCall, request: web.Request, is_compressed: bool
     ) -> web.StreamResponse:
         async with aclosing(self._service.pages(caller, call)) as pages:
             first = await anext(pages)
-            response = web.StreamResponse(headers={"Content-Type": BINARY_TYPE})
+            response = web.StreamResponse(headers=_head(is_compressed))
             await response.prepare(request)
-            await _write(response, first)
+            await _write(response, await _body(first, is_compressed))
             async for page in pages:
-                await _write(response, page)
+                await _write(response, await _body(page, is_compressed))
         await response.write_eof()
         return response
 
 
-async def _write(response: web.StreamResponse, page: Page) -> None:
+def _head(is_compressed: bool) -> dict[str, str]:
+    return {"Content-Type": BINARY_TYPE} | ({"Content-Encoding": ZSTD} if is_compressed else {})
+
+
+async def _body(page: Page, is_compressed: bool) -> bytes:
+    """The page's frame as it travels; compressing is left to a thread, for it takes milliseconds a page."""
+    frame = encode(page)
+    return await asyncio.to_thread(compress, frame) if is_compressed else frame
+
+
+async def _write(response: web.StreamResponse, body: bytes) -> None:
     async with asyncio.timeout(PAGE_WRITE_SECONDS_MAX):
-        await response.write(encode(page))
+        await response.write(body)

@@ -68,3 +68,12 @@ def test_a_stream_that_lost_all_of_its_facts_goes_back_to_its_resolved_start() -
     assert resume(replace(EMPTY, record=RECORD)) == Resume(Cursor("e1", None, None, 11), INIT, GAPS)
     verdict = resume(replace(EMPTY, record=replace(RECORD, init=None)))
     assert isinstance(verdict, Halt) and verdict.reason is HaltReason.CURSOR_UNKNOWN
+
+
+def test_an_emptied_stream_that_an_operator_decided_about_is_gone_on_with() -> None:
+    """The accepted epoch had no fact here yet, so nothing of it can have been lost."""
+    chosen = LinkRecord(1, "T1", 9, Cursor("e2", None, None, 3), replace(INIT, epoch="e2", start_sequence=4))
+    emptied = replace(FULL, messages=0, tip=None, record=chosen)
+    assert resume(emptied) == Resume(chosen.cursor, chosen.init, ())
+    verdict = resume(replace(emptied, fence=Fence(1, "T1", 10)))
+    assert isinstance(verdict, Halt) and verdict.reason is HaltReason.LOCAL_RESET

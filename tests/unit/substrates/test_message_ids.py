@@ -15,12 +15,14 @@ from tests.support.nats import NatsServer, running_nats
 from tests.unit.substrates.test_local_appends import NAME, STREAM, ZONE, payloads, until_connected, update
 
 from bsfg.errors import BsfgError, Code, StoreFull, SubstrateUnavailable
+from bsfg.model.fact import Fact, digest
 from bsfg.substrates import index_follower
 from bsfg.substrates.control import Control
 from bsfg.substrates.index_follower import StreamIndex
-from bsfg.substrates.message_index import Entry, index_files
+from bsfg.substrates.message_index import Entry, content_of, index_files
 from bsfg.substrates.nats_connection import NatsConnection
-from bsfg.substrates.new_facts import NewFact
+from bsfg.substrates.new_facts import NewFact, Outgoing
+from bsfg.substrates.own_ranges import OwnRange, OwnRanges
 from bsfg.substrates.provisioning import provision_local
 from bsfg.substrates.stream_configs import StreamSpec
 
@@ -118,7 +120,11 @@ async def test_the_same_in_one_call_is_stored_once(edge: Edge) -> None:
     assert await payloads(edge) == [b"%d" % n for n in range(31)] + [b"x"]
 
 
-async def test_two_who_append_the_same_at_once_store_it_once(edge: Edge) -> None:
+async def test_two_who_append_the_same_at_once_store_it_once(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is slow between looking up and publishing, so that JetStream's window is over when the next one does."""
+    index = edge.indexes.of(STREAM)
+    pauses = iter([0.0, 0.3, 0.6, 0.9])
+    monkeypatch.setattr(index, "known", Meddler(index, lambda: asyncio.sleep(next(pauses)), times=4))
     results = await asyncio.gather(*(edge.append(STREAM, *facts(200)) for _ in range(4)))
     assert sum(result["appended"] or 0 for result in results) == 200
     assert await payloads(edge) == [b"%d" % n for n in range(200)]
@@ -502,6 +508,60 @@ class held:  # noqa: N801
 
     async def __aexit__(self, *error: object) -> None:
         """It ends by itself."""
+
+
+async def test_what_the_index_has_not_reached_is_not_stored_in_it(edge: Edge) -> None:
+    """It would be believed after a power cut that took it from the stream."""
+    await edge.append(STREAM, *facts(40))
+    index = edge.indexes.of(STREAM)
+    assert index._entries
+    assert not index._store_soon()
+    await edge.append(STREAM, *facts(1))
+    assert index._store_soon()
+
+
+async def test_facts_published_before_the_index_began_anew_are_not_noted_in_it(edge: Edge) -> None:
+    index = edge.indexes.of(STREAM)
+    async with edge.appends.session(STREAM) as session:
+        await session.append([Outgoing(n, STREAM.encode(), b"", b"x") for n in range(20)])
+        async with index._busy:
+            await index._throw_away()
+        await session.append([Outgoing(n, STREAM.encode(), b"", b"x") for n in range(20)])
+        await session.settle()
+        assert index._own.last == 0
+        await session.append([Outgoing(n, STREAM.encode(), b"", b"x") for n in range(20)])
+        await session.settle()
+        assert index._own.last == 60
+
+
+@pytest.mark.parametrize("block", [b"", b"A: 1\r\nB: 2\r\n"])
+def test_content_is_the_digest_of_a_fact_without_its_id(block: bytes) -> None:
+    whole = digest(Fact(0, f"{STREAM}.ä", 0, block, b"payload"))
+    assert content_of(f"{STREAM}.ä", block, b"payload").hex() == whole[:32]
+
+
+@pytest.mark.parametrize(
+    ("added", "last", "at_four"),
+    [
+        ([(1, 2), (3, 5)], 5, (1, 5)),
+        ([(3, 5), (1, 2)], 5, (1, 5)),
+        ([(1, 2), (4, 5)], 5, (4, 5)),
+        ([(4, 4), (6, 9), (5, 5)], 9, (4, 9)),
+        ([(1, 9), (2, 3)], 9, (1, 9)),
+        ([(5, 9)], 9, None),
+        ([], 0, None),
+    ],
+)
+def test_own_stretches_grow_together(
+    added: list[tuple[int, int]], last: int, at_four: tuple[int, int] | None
+) -> None:
+    own = OwnRanges()
+    for first, end in added:
+        own.add(OwnRange(first, end, b"%d" % end))
+    assert own.last == last
+    found = own.from_sequence(4)
+    assert (found[:2] if found else None) == at_four
+    assert found is None or found.anchor == b"%d" % found.last
 
 
 async def test_own_plain_facts_are_not_read_back(

@@ -1,0 +1,15 @@
+"""One lab at a time: a module's tests share one, and put back what they change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.support.lab_zones import Lab, running_lab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Two running zones without facts."""
+    with running_lab(tmp_path_factory.mktemp("lab") / "lab") as running:
+        yield running
