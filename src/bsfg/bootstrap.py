@@ -477,7 +477,8 @@ def _tell_differences(zone: _Zone, report: Any) -> None:
         zone.journal.warning(
             "stream_differs",
             stream=report.stream,
-            message=f"stream {report.stream}: {difference.field} is {difference.found}, configured {difference.expected}",
+            message=f"stream {report.stream}: {difference.field} is {difference.found}, "
+            f"configured {difference.expected}",
         )
     if report.problem:
         zone.journal.error("stream_differs", stream=report.stream, message=report.problem)
@@ -497,6 +498,12 @@ def build_trust(configuration: Configuration, previous: TrustStore | None) -> Tr
         for peer in configuration.peers.values()
     }
     crls = None
+    if revocation.crl is None and previous is not None and previous.revocation is not None:
+        raise BsfgError(
+            Code.CONFIGURATION,
+            f"the revocation list {paths.crl} is gone, and without it revoked certificates would be trusted again",
+            hint="put the newest list back; to do without one, restart the gateway",
+        )
     if revocation.crl is not None:
         when_expired = WhenExpired(revocation.crl_expired.value)
         crls = load_revocation(

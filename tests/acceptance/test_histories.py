@@ -260,6 +260,26 @@ async def test_a_source_restored_from_an_older_copy_is_ahead_of_source_until_it_
     assert [sequence for epoch, sequence in places if epoch == begun["epoch"]] == new
 
 
+async def test_an_epoch_that_comes_back_goes_into_a_new_generation_alone(lab: Lab) -> None:
+    """Its sequences would come twice into the one in force."""
+    first = lab.level()
+    lab.enterprise.ask("stream", "new-epoch", OPERATIONAL, "--reason", "test")
+    halted(lab, "diverged")
+    decide(lab, "accept-epoch", "--from", "start_now", reason="a new epoch")
+    publish(lab, 1)
+    lab.level()
+    async with lab.enterprise.nats() as store:
+        metadata = (await store.client.jetstream().stream_info(OPERATIONAL_STREAM)).config.metadata or {}
+    await change_stream(lab, ENTERPRISE, OPERATIONAL_STREAM, metadata=metadata | {"bsfg_epoch": first["epoch"]})
+    halted(lab, "diverged")
+    accept = ("cursor", "accept-epoch", *LINK, "--from", "start_now", "--reason", "x")
+    status, code, message = lab.plant.refused(*accept)
+    assert (status, code) == (1, "history_mismatch")
+    assert "from earlier" in message
+    await rewound(lab, first["sequence"], "the epoch before is back")
+    assert (await checked(lab))[0] == (first["epoch"], first["sequence"])
+
+
 # What happened to our own side: local_reset, foreign_writer, spoilt records.
 
 

@@ -136,13 +136,13 @@ def _install_crl(lab: Lab, *, revoked: bool, ends: timedelta = DAY, number: int 
 
 @pytest.fixture
 def crl(lab: Lab) -> Iterator[None]:
-    """Enterprise has a CRL on which nobody stands; it is gone afterwards."""
+    """Enterprise has a CRL on which nobody stands, before and afterwards."""
     _install_crl(lab, revoked=False)
     eventually(
         "the CRL is in force", HEALS_SECONDS_MAX, lambda: lab.enterprise.metric("bsfg_crl_expiry_seconds")
     )
     yield
-    lab.enterprise.paths.crl.unlink()
+    _install_crl(lab, revoked=False)
     _healed(lab)
 
 
@@ -154,8 +154,16 @@ def test_revocation_by_the_first_crl_cuts_open_connections_and_held_polls(lab: L
         assert said.code in (None, "identity_rejected")
         assert polled.code in (None, "identity_rejected")
         assert not _is_let_in(lab)
-    finally:
+        # The list that vanishes takes nothing back.
         lab.enterprise.paths.crl.unlink()
+        eventually(
+            "the missing CRL is told",
+            HEALS_SECONDS_MAX,
+            lambda: lab.enterprise.metric("bsfg_config_reload_success") == 0.0,
+        )
+        assert not _is_let_in(lab)
+    finally:
+        _install_crl(lab, revoked=False)
     _healed(lab)
 
 

@@ -1,42 +1,16 @@
-"""Thin lines between two real zones, and one good peer among thirty bad ones."""
+"""Thin lines between two real zones: compressed pages, a limit, and what matters most first."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import os
 import random
-import statistics
 import threading
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
-from tests.support.certificates import peer, trust_of
-from tests.support.lab_zones import ENTERPRISE, OPERATIONAL, Lab, Zone, eventually
-from tests.support.peer_zones import ENTERPRISE as GOOD
-from tests.support.peer_zones import OPERATIONAL as STREAM
-from tests.support.peer_zones import Pki, RealClock, Sender, policy, sending
-
-from bsfg.config.limits import Limits
-from bsfg.config.values import LinkConfig, LogConfig
-from bsfg.daemon.journal import open_journal
-from bsfg.daemon.links import LinkSupervisor
-from bsfg.daemon.telemetry import Telemetry
-from bsfg.model.cursor import LinkName, LinkState, parse_init_mode
-from bsfg.model.fact import Fact
-from bsfg.model.identity import IdentityRule
-from bsfg.model.names import ZoneId, inbound_physical
-from bsfg.substrates.memory import MemoryZone
-from bsfg.transport.access import Access
-from bsfg.transport.client import HttpPeerClient
-from bsfg.transport.client_connection import PeerEndpoint
-from bsfg.transport.page_codec import BINARY_TYPE
+from tests.support.lab_zones import OPERATIONAL, Lab, Zone
 
 AUDIT = "facts.audit"
 FACT_BYTES = 1_000
@@ -101,41 +75,98 @@ class ThinLine:
 def line(lab: Lab) -> Iterator[ThinLine]:
     """What plant-a reaches enterprise by."""
     with ThinLine(*lab.enterprise.address) as thin:
-        peers = lab.plant.paths.config / "peers.yaml"
+        peers = lab.plant.paths.peers_file
         with lab.plant.changed(peers, (lab.enterprise.place.endpoint, f"127.0.0.1:{thin.port}")):
             yield thin
 
 
-@contextmanager
-def away(lab: Lab, stream: str, **added: str) -> Iterator[None]:
-    """Plant-a is away inside the block, and comes back with this added to its link."""
-    cursors, head = lab.plant.paths.config / "cursors.yaml", f"    stream: {stream}\n"
-    lines = "".join(f"    {key}: {value}\n" for key, value in added.items())
-    lab.plant.stop_gateway()
-    yield
-    with lab.plant.changed(cursors, (head, head + lines)):
-        lab.plant.start_gateway()
-        eventually("plant-a is back", 15, lambda: reached(lab.plant, stream) is not None)
-        eventually("it is level", 60, lambda: is_level(lab, stream))
+Samples = list[tuple[float, dict[str, float]]]
 
 
-def append(lab: Lab, stream: str, megabytes: int, *, is_text: bool = True) -> None:
-    pieces = range(megabytes * MEGABYTE // FACT_BYTES)
-    text = b'{"sensor":"furnace-7","celsius":1412.5,"state":"melting"}' * 20
+def append(lab: Lab, stream: str, megabytes: int, *, is_text: bool = True) -> int:
+    """Facts of 1,000 bytes, compressible or not; the stream's head."""
     noise = random.Random(7)
-    facts = [text[:FACT_BYTES] if is_text else noise.randbytes(FACT_BYTES // 2).hex().encode() for _ in pieces]
-    lab.enterprise.append(stream, *facts)
+    text = b'{"sensor":"furnace-7","celsius":1412.5,"state":"melting"}' * 20
 
+    def payload() -> bytes:
+        return b'"%s"' % (text.replace(b'"', b"")[:998] if is_text else noise.randbytes(499).hex().encode())
 
-def reached(zone: Zone, stream: str) -> float | None:
-    with contextlib.suppress(OSError):
-        return zone.metric("bsfg_cursor_sequence", stream=stream)
-    return None
-
-
-def head_of(lab: Lab, stream: str) -> int:
+    lab.enterprise.append(stream, *[payload() for _ in range(megabytes * MEGABYTE // FACT_BYTES)])
     return int(lab.enterprise.ask("stream", "info", stream)["last_sequence"])
 
 
-def is_level(lab: Lab, stream: str) -> bool:
-    return reached(lab.plant, stream) == head_of(lab, stream)
+def reached(zone: Zone, stream: str) -> float:
+    with contextlib.suppress(OSError):
+        return zone.metric("bsfg_cursor_sequence", stream=stream) or 0.0
+    return 0.0
+
+
+def catch_up(lab: Lab, heads: dict[str, int], **added: dict[str, object]) -> Samples:
+    """Start plant-a with this added to its links, and watch their cursors until they have reached these heads."""
+    text = lab.plant.paths.cursors_file.read_text()
+    for stream, entries in added.items():
+        head = f"    stream: facts.{stream}\n"
+        assert head in text
+        text = text.replace(head, head + "".join(f"    {key}: {value}\n" for key, value in entries.items()))
+    before, samples = lab.plant.paths.cursors_file.read_text(), Samples()
+    lab.plant.install(lab.plant.paths.cursors_file, text)
+    try:
+        lab.plant.start_gateway()
+        deadline = time.monotonic() + 60
+        while not samples or any(samples[-1][1][stream] < head for stream, head in heads.items()):
+            assert time.monotonic() < deadline, samples[-1]
+            now, at = time.monotonic(), {stream: reached(lab.plant, stream) for stream in heads}
+            samples.append((now, at))
+            time.sleep(0.05)
+    finally:
+        lab.plant.install(lab.plant.paths.cursors_file, before)
+    return samples
+
+
+def fastest(samples: Samples, stream: str, seconds: float) -> float:
+    """Bytes a second over the busiest stretch of at least this length."""
+    moving = [(now, at[stream]) for now, at in samples]
+    return max(
+        (later - earlier) * FACT_BYTES / (ended - began)
+        for began, earlier in moving
+        for ended, later in moving
+        if ended - began >= seconds
+    )
+
+
+def test_compressed_within_a_limit(lab: Lab, line: ThinLine) -> None:
+    """A megabyte a second, as measured over its busiest stretch."""
+    lab.plant.stop_gateway()
+    head = append(lab, OPERATIONAL, 5)
+    before = line.carried
+    pace = {"max_bytes_per_second": "1MB", "compression": "zstd"}
+    samples = catch_up(lab, {OPERATIONAL: head}, operational=pace)
+    rate = fastest(samples, OPERATIONAL, 2.0)
+    assert 0.75 * MEGABYTE < rate < 1.3 * MEGABYTE, f"{rate:.0f} bytes a second"
+    assert line.carried - before < 0.5 * MEGABYTE, f"{line.carried - before} bytes for 5 MB of text"
+
+
+def test_neither_compressed_nor_limited_by_default(lab: Lab, line: ThinLine) -> None:
+    lab.plant.stop_gateway()
+    head = append(lab, OPERATIONAL, 5)
+    before = line.carried
+    samples = catch_up(lab, {OPERATIONAL: head})
+    assert fastest(samples, OPERATIONAL, 0.5) > 4 * MEGABYTE
+    assert line.carried - before > 5 * MEGABYTE
+
+
+def test_audit_before_the_rest_after_an_outage(lab: Lab, line: ThinLine) -> None:
+    """On a line of 4 MB a second, both with as much to catch up."""
+    lab.plant.stop_gateway()
+    heads = {
+        AUDIT: append(lab, AUDIT, 20, is_text=False),
+        OPERATIONAL: append(lab, OPERATIONAL, 20, is_text=False),
+    }
+    line.bytes_per_second = 4 * MEGABYTE
+    try:
+        samples = catch_up(lab, heads, audit={"priority": 9})
+    finally:
+        line.bytes_per_second = None
+    rest = next(at[OPERATIONAL] for _, at in samples if at[AUDIT] >= heads[AUDIT])
+    share = 1 - (heads[OPERATIONAL] - rest) * FACT_BYTES / (20 * MEGABYTE)
+    assert share < 0.6, f"when audit was level, the other stream had {share:.0%} of its facts"
