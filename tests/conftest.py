@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,8 @@ def read_allowed_skips(text: str) -> dict[str, str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    os.environ["BSFG_LAB_LISTEN_PORT"] = str(9443 + 10 * int(worker.removeprefix("gw")))
     config.stash[ALLOWED] = read_allowed_skips(ALLOWED_SKIPS.read_text(encoding="utf-8"))
 
 

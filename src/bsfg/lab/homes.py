@@ -6,6 +6,7 @@ outside both.
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Iterable
@@ -27,6 +28,8 @@ from bsfg.transport.development_ca import (
 )
 
 LISTEN_PORT: Final = 9443
+LISTEN_PORT_VARIABLE: Final = "BSFG_LAB_LISTEN_PORT"
+"""Names another port to try first, for labs that run side by side and are stopped and started meanwhile."""
 CERTIFICATE_DAYS: Final = 365
 LOOPBACK: Final = "127.0.0.1"
 # Below the kernel's range for outgoing connections, so that none of them takes a port while a zone is down.
@@ -146,9 +149,9 @@ def _choose_addresses() -> dict[str, Addresses]:
         taken.add(port)
         return port
 
-    chosen = {}
+    chosen, preferred = {}, int(os.environ.get(LISTEN_PORT_VARIABLE, LISTEN_PORT))
     for spec in ZONES:
-        listen = LISTEN_PORT if is_free(spec.host, LISTEN_PORT) else free(spec.host)
+        listen = preferred if is_free(spec.host, preferred) else free(spec.host)
         chosen[spec.zone] = Addresses(f"{spec.host}:{listen}", f"{LOOPBACK}:{free(LOOPBACK)}", free(LOOPBACK))
     return chosen
 
