@@ -7,9 +7,9 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
-ACCEPTANCE := $(wildcard tests/acceptance/test_*.py)
+BUDGET := 300
 
-.PHONY: help install demo setup-tests test check bench bench-neighbours lock clean
+.PHONY: help install demo setup-tests test check bench bench-neighbours faults lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo 'make check    lint, strict types, import rule, systemd unit'
 	@echo 'make bench    BSFG beside native JetStream sources on the same facts; BENCH_OPTIONS="--only lazy_512"'
 	@echo 'make bench-neighbours  the same, after installing the neighbours that it can be compared with'
+	@echo 'make faults   real zones through kills, pauses, partitions and power cuts; SEED=1 BUDGET=300 FACTS=500000'
 	@echo 'make lock     bring the locks in line with pyproject.toml; LOCK_OPTIONS=--upgrade takes newer versions'
 	@echo 'make clean    remove what the other targets made'
 
@@ -27,10 +28,11 @@ install: $(VENV)/.runtime-installed
 demo: install
 	$(BIN)/bsfg demo
 
-# The tests that run real zones need the machine for themselves, so they come last and one at a time.
+# The tests that run real zones come last, at most two at a time; those that cut power and cables come alone.
 test: $(VENV)/.development-installed setup-tests
-	$(PYTEST) --numprocesses 2 --dist loadfile --ignore tests/acceptance
-	$(if $(ACCEPTANCE),$(PYTEST) tests/acceptance)
+	$(PYTEST) --numprocesses 2 --dist loadfile --ignore tests/acceptance --ignore tests/faults
+	$(PYTEST) --numprocesses 2 --dist loadfile tests/acceptance
+	$(PYTEST) tests/faults
 
 setup-tests:
 	@tools/setup-tests
@@ -47,6 +49,10 @@ bench: install
 bench-neighbours: install
 	@bench/setup-neighbours
 	$(BIN)/python -u -m bench $(BENCH_OPTIONS)
+
+faults: $(VENV)/.development-installed setup-tests
+	$(BIN)/python -u -m tests.faults --budget $(BUDGET) $(if $(SEED),--seed $(SEED)) $(if $(FACTS),--facts $(FACTS)) \
+		$(FAULTS_OPTIONS)
 
 lock: $(VENV)/.development-installed
 	$(LOCK) --group build --output-file requirements-build.lock $(LOCK_OPTIONS)
