@@ -9,13 +9,14 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 BUDGET := 300
 
-.PHONY: help install demo setup-tests test check bench bench-neighbours faults lock clean
+.PHONY: help install demo setup-tests test simulate check bench bench-neighbours faults lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo     set up everything and show two zones exchanging facts, under a minute'
 	@echo 'make test     set up everything and run the tests'
 	@echo 'make install  the program at .venv/bin/bsfg'
+	@echo 'make simulate seeded faults on a virtual clock; SEEDS=100000, or SEED=123 for the full trace of one'
 	@echo 'make check    lint, strict types, import rule, systemd unit'
 	@echo 'make bench    BSFG beside native JetStream sources on the same facts; BENCH_OPTIONS="--only lazy_512"'
 	@echo 'make bench-neighbours  the same, after installing the neighbours that it can be compared with'
@@ -33,6 +34,11 @@ test: $(VENV)/.development-installed setup-tests
 	$(PYTEST) --numprocesses 2 --dist loadfile --ignore tests/acceptance --ignore tests/faults
 	$(PYTEST) --numprocesses 2 --dist loadfile tests/acceptance
 	$(PYTEST) tests/faults
+
+SEEDS ?= 100000
+
+simulate: $(VENV)/.development-installed
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 setup-tests:
 	@tools/setup-tests

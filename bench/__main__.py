@@ -18,7 +18,7 @@ from typing import Final
 
 import nats.errors
 
-from bench import fsyncs, gateways, machine, native, postgres, report
+from bench import document, fsyncs, gateways, machine, native, postgres, report
 from bench.facts import consume
 from bench.fsyncs import FsyncCount
 from bench.latency import latency
@@ -42,7 +42,8 @@ def main() -> int:
     sizes = Sizes(
         options.facts, options.facts_4096, options.facts_million, options.facts_strict, options.facts_latency
     )
-    _introduce(options)
+    machine_lines = machine.describe(options.folder or Path(tempfile.gettempdir()))
+    _introduce(machine_lines)
     results, failures = Results(), 0
     began = time.monotonic()
     for group in groups(sizes):
@@ -56,7 +57,7 @@ def main() -> int:
                 break
             for side in sides:
                 failures += not _one_run(results, group, side, number, options.folder)
-    _finish(results, rows, options, time.monotonic() - began)
+    _finish(results, rows, options, machine_lines, time.monotonic() - began)
     return 1 if failures else 0
 
 
@@ -79,6 +80,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, help=f"where the rows go; {RESULTS} where all rows were asked for"
     )
+    parser.add_argument(
+        "--document", type=Path, help="also renew the results in this copy of docs/performance.md"
+    )
     options = parser.parse_args()
     try:
         chosen_rows(options.only)
@@ -87,8 +91,8 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _introduce(options: argparse.Namespace) -> None:
-    for line in machine.describe(options.folder or Path(tempfile.gettempdir())):
+def _introduce(machine_lines: Sequence[str]) -> None:
+    for line in machine_lines:
         print(line)
     print("\nThe native side, both servers (sync_interval: always where the work is called strict):")
     print(native.describe())
@@ -157,7 +161,7 @@ def _said(run: Run) -> str:
     peaks = ", ".join(f"{name} {peak:.0f}" for name, peak in run.peaks_mib.items())
     return (
         f"{run.rate:,.0f} facts/s, {run.seconds_to_first:.2f} s to the first, "
-        f"{run.cpu_per_million:.1f} CPU s/M; peak MiB: {peaks}"
+        f"{run.cpu_per_million:.1f} CPU s/M, others {run.foreign_cores:.1f} cores; peak MiB: {peaks}"
     )
 
 
@@ -196,7 +200,13 @@ def _count_fsyncs(results: Results, group: Group, side: Side, pair: Pair, folder
     )
 
 
-def _finish(results: Results, rows: list[Row], options: argparse.Namespace, seconds: float) -> None:
+def _finish(
+    results: Results,
+    rows: list[Row],
+    options: argparse.Namespace,
+    machine_lines: Sequence[str],
+    seconds: float,
+) -> None:
     measured = figures(results, rows)
     print()
     report.show(results, measured)
@@ -206,6 +216,9 @@ def _finish(results: Results, rows: list[Row], options: argparse.Namespace, seco
     if path is not None:
         path.write_text(json.dumps({"rows": as_json(measured)}, indent=2) + "\n", encoding="utf-8")
         print(f"rows written to {path}")
+    if options.document is not None:
+        document.renew(options.document, document.render(results, measured, machine_lines))
+        print(f"results written to {options.document}")
     print(f"{seconds / 60:.1f} minutes, load {os.getloadavg()[0]:.1f} now")
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from bench.facts import Facts
 from bench.pair import Pair, Watch
-from bench.processes import cpu_seconds, peak_mib
+from bench.processes import cpu_seconds, machine_cpu_seconds, peak_mib
 
 ARRIVAL_SECONDS_MAX: Final = 180.0
 POLL_SECONDS: Final = 0.02
@@ -30,6 +30,8 @@ class Run:
     fill_rate: float = 0.0
     cpu_seconds: Mapping[str, float] = field(default_factory=dict)
     peaks_mib: Mapping[str, float] = field(default_factory=dict)
+    foreign_cores: float = 0.0
+    """How many processors everything else on the machine kept busy meanwhile."""
 
     @property
     def rate(self) -> float:
@@ -47,13 +49,24 @@ class Meter:
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
+        self._began = time.monotonic()
         self._before = self._now()
+        self._all_before = self._all()
 
     def _now(self) -> dict[str, float]:
         return {name: sum(map(cpu_seconds, pids)) for name, pids in self._pair.pids().items()}
 
     def cpu(self) -> dict[str, float]:
         return {name: spent - self._before.get(name, 0.0) for name, spent in self._now().items()}
+
+    def foreign_cores(self) -> float:
+        """Busy processors besides this side and the bench itself."""
+        foreign = self._all() - self._all_before - sum(self.cpu().values())
+        return max(0.0, foreign / (time.monotonic() - self._began))
+
+    @staticmethod
+    def _all() -> float:
+        return machine_cpu_seconds() - cpu_seconds(os.getpid())
 
     def peaks(self) -> dict[str, float]:
         return {name: sum(map(peak_mib, pids)) for name, pids in self._pair.pids().items()}
@@ -76,10 +89,10 @@ async def transfer(
             meter, began = Meter(pair), time.monotonic()
             releasing = asyncio.ensure_future(pair.release())
             first, total = await _arrival(watch, facts.count, began)
-            cpu = meter.cpu()
+            cpu, foreign_cores = meter.cpu(), meter.foreign_cores()
         await releasing
         await watch.require_equal()
-    return Run(facts.count, total, first, fill_rate, cpu, meter.peaks())
+    return Run(facts.count, total, first, fill_rate, cpu, meter.peaks(), foreign_cores)
 
 
 async def _arrival(watch: Watch, count: int, began: float) -> tuple[float, float]:

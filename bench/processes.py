@@ -99,6 +99,13 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
 
+def machine_cpu_seconds() -> float:
+    """What all processes of the machine and its host have taken of its processors."""
+    first = Path("/proc/stat").read_text(encoding="utf-8").partition("\n")[0].split()
+    user, nice, system, _idle, _waiting, interrupt, soft_interrupt, stolen = map(int, first[1:9])
+    return (user + nice + system + interrupt + soft_interrupt + stolen) / _TICKS_PER_SECOND
+
+
 def peak_mib(pid: int) -> float:
     """The most memory that a process ever had resident."""
     try:

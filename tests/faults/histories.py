@@ -75,9 +75,13 @@ def _purge_below_cursor(stage: Stage) -> None:
 def _purge(stage: Stage) -> list[Row]:
     """Facts go that the receiver does not have yet; what it has by then, as of each story."""
     name, before = source_name(OPERATIONAL), _copy(stage)
-    with stage.paused_gateway(PLANT):
-        _produce(stage, FACTS)
-        _at_source(stage, lambda store: store.client.jetstream().purge_stream(name, keep=FACTS // 2))
+    keeper = stage.keeper(PLANT)
+    # It is gone rather than paused: the answer to its last fetch could wait in its socket otherwise.
+    keeper.rest()
+    keeper.kill()
+    _produce(stage, FACTS)
+    _at_source(stage, lambda store: store.client.jetstream().purge_stream(name, keep=FACTS // 2))
+    keeper.start()
     return before
 
 

@@ -46,8 +46,13 @@ def can_drop_packets() -> bool:
 
 
 def can_cut_power() -> bool:
+    """Only inside our own mounts, which end with us."""
+    return INSIDE in os.environ and has_loop_mounts()
+
+
+def has_loop_mounts() -> bool:
     tools = ("mkfs.ext4", "mount", "umount", "findmnt", "losetup")
-    return INSIDE in os.environ and all(shutil.which(tool) for tool in tools) and _runs("losetup", "--find")
+    return all(shutil.which(tool) for tool in tools) and _runs("losetup", "--find")
 
 
 def _runs(*command: str) -> bool:

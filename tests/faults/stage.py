@@ -59,14 +59,22 @@ class Keeper:
 
     def start_armed(self, failpoint: str) -> None:
         """Start one gateway that kills itself there, and no other after it."""
+        starts = self.starts
         os.environ[failpoints.VARIABLE] = failpoint
         try:
             self._start_one()
         finally:
             del os.environ[failpoints.VARIABLE]
+        if self.starts == starts:
+            raise Stuck(f"{self.home.name} can't be started: {self.problems}")
 
-    def is_alive_after(self, seconds: float) -> bool:
-        return self.process is not None and not self.process.ends_within(seconds)
+    def ended_by(self) -> int | None:
+        """The signal that ended the last gateway; 0 if it ended by itself, None while it runs. Does not collect it."""
+        assert self.process is not None
+        ended = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_KILLED else 0
 
     def kill(self) -> bool:
         """SIGKILL; whether there was a gateway to kill."""

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
-from bsfg.core.conversation import PartitionBegan, PartitionEnded, Reconfigured, Woken
-from bsfg.errors import Code
-from bsfg.model.cursor import HaltReason
-from bsfg.model.moment import NANOSECONDS
 from tests.simulation.gateway import STEPS
 from tests.simulation.world import RECEIVER, STREAM, World
+
+from bsfg.core.conversation import GapAccepted, Reconfigured, StartChosen, Woken
+from bsfg.core.link_state import Phase
+from bsfg.errors import Code
+from bsfg.model.cursor import HaltReason, Init
+from bsfg.model.moment import NANOSECONDS
 
 Fault = Callable[[World], bool]
 """Makes it happen; False if it can't in this world."""
@@ -40,10 +43,11 @@ def inject(world: World) -> None:
         if world.random.random() < 0.3:
             name = world.random.choice(ARMED)
             armed = world.line_faults if name in ARMED_LINE else world.store_faults
-            world.later(seconds, lambda armed=armed, name=name: armed.arm(name))
+            world.mischief(seconds, partial(armed.arm, name))
         else:
-            kind = world.random.choice(kinds)
-            world.later(seconds, lambda kind=kind: _strike(world, *kind))
+            name, fault = world.random.choice(kinds)
+            at_start = fault is gateway_doomed and world.random.random() < 0.5
+            world.mischief(0.0 if at_start else seconds, partial(_strike, world, name, fault))
 
 
 def _strike(world: World, name: str, fault: Fault) -> None:
@@ -64,7 +68,7 @@ def of_history(fault: Fault) -> Fault:
 def _while(world: World, set_to: Callable[[bool], object], seconds_max: float = 12.0) -> bool:
     """Something is wrong for a while."""
     set_to(True)
-    world.later(world.random.random() * seconds_max, lambda: None if world.is_draining else set_to(False))
+    world.mischief(world.random.random() * seconds_max, lambda: set_to(False))
     return True
 
 
@@ -128,7 +132,7 @@ def source_store_away(world: World) -> bool:
 
 @ordinary
 def source_store_hangs(world: World) -> bool:
-    return _while(world, lambda is_so: setattr(world.source, "is_hanging", is_so), 12.0)
+    return _while(world, world.source.hang, 12.0)
 
 
 @ordinary
@@ -234,7 +238,7 @@ def store_killed(world: World) -> bool:
         world.store.die_in_append = True
     else:
         world.store.is_up = False
-    world.later(1.0 + world.random.random() * 5.0, world.store_back)
+    world.mischief(1.0 + world.random.random() * 5.0, world.store_back)
     return True
 
 
@@ -247,8 +251,8 @@ def store_power_cut(world: World) -> bool:
     if world.random.random() < 0.7:
         for gateway in list(world.gateways):
             world.kill(gateway)
-    world.later(1.0 + world.random.random() * 5.0, world.store_back)
-    world.later(1.0 + world.random.random() * 5.0, world.ensure_gateway)
+    world.mischief(1.0 + world.random.random() * 5.0, world.store_back)
+    world.mischief(1.0 + world.random.random() * 5.0, world.ensure_gateway)
     return True
 
 
@@ -256,7 +260,7 @@ def store_power_cut(world: World) -> bool:
 def disk_full(world: World) -> bool:
     """Appends are not answered, also when there is room again, until the server is restarted."""
     world.store.is_wedged = True
-    world.later(world.random.random() * 12.0, world.store_back)
+    world.mischief(world.random.random() * 12.0, world.store_back)
     return True
 
 
@@ -285,7 +289,7 @@ def record_restored(world: World) -> bool:
         world.store.record = old
         world.excuses.add(HaltReason.LOCAL_RESET)
 
-    world.later(world.random.random() * 15.0, restore)
+    world.mischief(world.random.random() * 15.0, restore)
     return old is not None
 
 
@@ -322,16 +326,14 @@ def gateway_killed(world: World) -> bool:
     if not world.gateways:
         return False
     world.kill(world.random.choice(world.gateways))
-    world.later(world.random.random() * 4.0, world.ensure_gateway)
+    world.mischief(world.random.random() * 4.0, world.ensure_gateway)
     return True
 
 
 @ordinary
 def gateway_doomed(world: World) -> bool:
-    """kill -9 at the next time that a gateway comes to a labelled step."""
-    if not world.gateways:
-        return False
-    world.random.choice(world.gateways).doom = world.random.choice(STEPS)
+    """kill -9 of the next gateway that comes to a labelled step."""
+    world.doom = world.random.choice(STEPS)
     return True
 
 
@@ -341,7 +343,7 @@ def second_gateway(world: World) -> bool:
     if len(world.gateways) != 1:
         return False
     world.start_gateway()
-    world.later(3.0 + world.random.random() * 9.0, lambda: _one_goes(world))
+    world.mischief(3.0 + world.random.random() * 9.0, lambda: _one_goes(world))
     return True
 
 
@@ -352,9 +354,11 @@ def stale_gateway(world: World) -> bool:
         return False
     stale = world.gateways[0]
     stale.pause()
-    world.later(world.random.random(), world.start_gateway if len(world.gateways) < 2 else world.ensure_gateway)
-    world.later(2.0 + world.random.random() * 10.0, stale.resume)
-    world.later(13.0 + world.random.random() * 5.0, lambda: _one_goes(world))
+    world.mischief(
+        world.random.random(), world.start_gateway if len(world.gateways) < 2 else world.ensure_gateway
+    )
+    world.mischief(2.0 + world.random.random() * 10.0, stale.resume)
+    world.mischief(13.0 + world.random.random() * 5.0, lambda: _one_goes(world))
     return True
 
 
@@ -368,7 +372,7 @@ def answers_doubled(world: World) -> bool:
     """What was answered is answered again, late or by an older connection."""
     gateways = [gateway for gateway in world.gateways if gateway.heard]
     for gateway in gateways:
-        world.later(world.random.random() * 2.0, gateway.hear_again)
+        world.mischief(world.random.random() * 2.0, gateway.hear_again)
     return bool(gateways)
 
 
@@ -376,26 +380,45 @@ def answers_doubled(world: World) -> bool:
 def notified(world: World) -> bool:
     """Notifications, true or forged, any number of them."""
     for _ in range(world.random.randrange(1, 20)):
-        world.later(world.random.random() * 3.0, lambda: world.tell_all(Woken()))
+        world.mischief(world.random.random() * 3.0, lambda: world.tell_all(Woken()))
     return True
 
 
 @ordinary
 def receiver_partitions(world: World) -> bool:
-    """The receiver's operator cuts the sender off."""
-
-    def cut(is_cut: bool) -> None:
-        world.is_partitioned = is_cut
-        world.tell_all(PartitionBegan() if is_cut else PartitionEnded())
-
-    return _while(world, cut)
+    """The receiver's operator cuts the sender off, now and then several times in a row."""
+    for _ in range(world.random.randrange(1, 6)):
+        world.mischief(world.random.random() * 5.0, lambda: _while(world, world.partition, 6.0))
+    return True
 
 
 @ordinary
 def reconfigured(world: World) -> bool:
-    limits = replace(world.settings.limits, facts=world.random.randrange(5, 40))
-    world.settings = replace(world.settings, limits=limits)
-    world.tell_all(Reconfigured(world.settings))
+    """Reloads, now and then a storm of them."""
+
+    def reload() -> None:
+        limits = replace(world.settings.limits, facts=world.random.randrange(5, 40))
+        world.settings = replace(world.settings, limits=limits)
+        world.tell_all(Reconfigured(world.settings))
+
+    for _ in range(world.random.randrange(1, 12)):
+        world.mischief(world.random.random() * 3.0, reload)
+    return True
+
+
+@ordinary
+def operator_mistaken(world: World) -> bool:
+    """Decisions about a link that asks for none, as by a command that is repeated."""
+
+    def decide() -> None:
+        init = Init("full_backfill", None, None, world.source.epoch, 1, 0)
+        for gateway in world.gateways:
+            if gateway.driver.link.phase is not Phase.HALTED:
+                gateway.driver.tell(GapAccepted(0))
+                gateway.driver.tell(StartChosen(init))
+
+    for _ in range(world.random.randrange(1, 12)):
+        world.mischief(world.random.random() * 3.0, decide)
     return True
 
 

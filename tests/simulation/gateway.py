@@ -6,14 +6,15 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from tests.simulation.network import Line
+from tests.simulation.store_connection import StoreConnection
+from tests.simulation.virtual_time import VirtualClock
+
 from bsfg.core.conversation import Command, Event
 from bsfg.core.link_state import Link
 from bsfg.daemon.driver import LinkDriver
 from bsfg.errors import BsfgError
 from bsfg.model.cursor import LinkName, LinkState
-from tests.simulation.network import Line
-from tests.simulation.store_connection import StoreConnection
-from tests.simulation.virtual_time import VirtualClock
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -67,8 +68,6 @@ class Gateway:
         self.world = world
         self.name = name
         self.is_dead = False
-        self.doom: str | None = None
-        """The step at which it will be killed."""
         self.heard: deque[Event] = deque(maxlen=6)
         """The last answers, which may come a second time."""
         self.tails_lost = self.tails_lost_at_read = world.ledger.tails_lost
@@ -123,8 +122,8 @@ class Gateway:
                 self.driver.tell(event)
 
     def fell_due(self, label: str) -> None:
-        if self.doom == label:
-            self.doom = None
+        if self.world.doom == label and not self.is_dead:
+            self.world.doom = None
             self.world.kill_and_restart(self, label)
 
     # LinkObserver

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tests.simulation.world import World
+
 from bsfg.core.link_state import Link, Phase
 from bsfg.model.cursor import Gap
 from bsfg.model.fact import Fact
-from tests.simulation.world import World
 
 
 def judge(world: World) -> None:
@@ -35,7 +36,9 @@ def _start(world: World, link: Link, inbound: list[Fact]) -> int:
     return inbound[0].sequence if inbound else world.source.last_sequence + 1
 
 
-def _nothing_passed_over(world: World, epoch: str, inbound: list[Fact], start: int, gaps: tuple[Gap, ...]) -> None:
+def _nothing_passed_over(
+    world: World, epoch: str, inbound: list[Fact], start: int, gaps: tuple[Gap, ...]
+) -> None:
     """Every fact of this history up to the last one here is here, was deleted singly, or is named (I9, I18, I19)."""
     here = _reached(world, epoch, inbound)
     branch = world.history.places[int(inbound[-1].payload)].branch

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tests.simulation.history import History
+
 from bsfg.core.link_state import FLIGHTS_MAX, Link
 from bsfg.model.cursor import Cursor
 from bsfg.model.fact import Fact
 from bsfg.ports import Confirmed
-from tests.simulation.history import History
 
 
 @dataclass

@@ -85,8 +85,12 @@ class Line:
     async def streams(self) -> list[dict[str, Any]]:
         return []
 
+    async def notify(self, stream: StreamName, head: int) -> None:
+        """The receiver exports nothing."""
+
     async def fetch(self, request: FetchRequest) -> Page:
-        return [page async for page in self.pages(request, 1)][0]
+        async with contextlib.aclosing(self.pages(request, 1)) as pages:
+            return await anext(pages)
 
     async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
         await self.gateway.step("fetch sent")
@@ -99,7 +103,9 @@ class Line:
                 async for page in answer:
                     page = await self._back(page, fault, deadline)
                     yield validate_page(page, request)
-                    request = replace(request, start=None, after=continued(request.after, page), accept_gap=None)
+                    request = replace(
+                        request, start=None, after=continued(request.after, page), accept_gap=None
+                    )
                     if fault == "answer_cut":
                         raise PeerUnreachable("the connection broke in the middle of an answer")
             except BsfgError as error:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from tests.simulation.ledger import Ledger
+from tests.simulation.source_store import OVERSIZED
+
 from bsfg.errors import BsfgError, Code, Fenced, StoreFull
 from bsfg.model.cursor import Cursor, Fence, LinkRecord, LocalPosition
 from bsfg.model.fact import Fact, digest
-from tests.simulation.ledger import Ledger
-from tests.simulation.source_store import OVERSIZED
 
 FOREIGN = ("foreign", Fact(0, "foreign", 0, b"", b""))
 
@@ -54,7 +55,6 @@ class ReceiverStore:
         """The disk was full: appends are not answered until the server is restarted, room or not (measured)."""
         self.has_room = True
         self.die_in_append = False
-        self.ignores_fence = False
         self._queued_until = 0.0
 
     @property
@@ -78,7 +78,7 @@ class ReceiverStore:
         for fact in facts:
             if fact.payload.startswith(OVERSIZED):
                 return BsfgError(Code.TOO_LARGE, f"fact {fact.sequence} is too large", sequence=fact.sequence)
-        if fence.local_sequence != self.last_sequence and not self.ignores_fence:
+        if fence.local_sequence != self.last_sequence:
             return Fenced(f"the last sequence is {self.last_sequence}, not {fence.local_sequence}")
         count = len(facts)
         if self.die_in_append or not self.has_room:
@@ -103,7 +103,9 @@ class ReceiverStore:
             return LocalPosition(fence, 0, None, record)
         epoch, fact = self.stream[-1]
         if self.stream[-1] is FOREIGN:
-            return LocalPosition(fence, len(self.stream), None, record, f"message {fence.local_sequence} is foreign")
+            return LocalPosition(
+                fence, len(self.stream), None, record, f"message {fence.local_sequence} is foreign"
+            )
         tip = Cursor(epoch, fact.sequence, digest(fact), fact.sequence)
         return LocalPosition(fence, len(self.stream), tip, record)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tests.simulation.faults import inject
@@ -36,7 +35,9 @@ class Outcome:
         self.unproven_histories += other.unproven_histories
 
 
-def run_seed(seed: int, tracing: Trace | None = None, prepare: object = None) -> Outcome:
+def run_seed(
+    seed: int, tracing: Trace | None = None, prepare: Callable[[World], None] | None = None
+) -> Outcome:
     """One seed's course; the same seed gives the same outcome, whatever ran before."""
     loop = VirtualLoop()
     world: World | None = None
@@ -44,7 +45,7 @@ def run_seed(seed: int, tracing: Trace | None = None, prepare: object = None) ->
     async def course() -> World:
         nonlocal world
         world = World(seed, loop, tracing)
-        if callable(prepare):
+        if prepare is not None:
             prepare(world)
         await world.run(inject)
         judge(world)

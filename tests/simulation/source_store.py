@@ -1,4 +1,4 @@
-"""The sender's NATS as a model that misbehaves: a log that loses its tail, is made again, restored, purged, deleted from.
+"""The sender's NATS as a model that misbehaves: it loses its tail, is made again, restored, purged, deleted from.
 
 It is the ``ExportedLog`` and the ``Confirmations`` of the real sender's rules.
 """
@@ -9,15 +9,15 @@ import asyncio
 from bisect import bisect_left, bisect_right
 from random import Random
 
+from tests.simulation.ledger import Ledger
+from tests.simulation.virtual_time import VirtualClock
+
 from bsfg.errors import SubstrateUnavailable
 from bsfg.model.cursor import InitMode, StartKind
 from bsfg.model.fact import Fact
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import LogDescription, LogSlice, PageLimits
 from bsfg.ports import Confirmed
-from tests.simulation.history import History
-from tests.simulation.ledger import Ledger
-from tests.simulation.virtual_time import VirtualClock
 
 OVERSIZED = b"oversized "
 """What the payload of a fact begins with that the receiver's store can't take."""
@@ -26,9 +26,9 @@ OVERSIZED = b"oversized "
 class SourceStore:
     """One exported stream and the confirms beside it."""
 
-    def __init__(self, stream: StreamName, history: History, ledger: Ledger, clock: VirtualClock, random: Random) -> None:
+    def __init__(self, stream: StreamName, ledger: Ledger, clock: VirtualClock, random: Random) -> None:
         self.stream = stream
-        self.history = history
+        self.history = ledger.history
         self.ledger = ledger
         self.clock = clock
         self.random = random
@@ -43,6 +43,7 @@ class SourceStore:
         self.confirms: dict[tuple[ZoneId, StreamName], Confirmed] = {}
         self.is_up = True
         self.is_hanging = False
+        self._answers = asyncio.Event()
         self.delay_seconds = 0.004
         self._grown = asyncio.Event()
 
@@ -62,6 +63,13 @@ class SourceStore:
     def go_away(self, is_away: bool) -> None:
         self.is_up = not is_away
         self._grown.set()
+
+    def hang(self, is_hanging: bool) -> None:
+        self.is_hanging = is_hanging
+        if is_hanging:
+            self._answers.clear()
+        else:
+            self._answers.set()
 
     def sync(self) -> None:
         self.synced_sequence = self.last_sequence
@@ -183,8 +191,8 @@ class SourceStore:
 
     async def _travel(self) -> None:
         """To the server, or back: mostly at once, sometimes with time for the world to change."""
-        while self.is_hanging:
-            await asyncio.sleep(1.0)
+        if self.is_hanging:
+            await self._answers.wait()
         if not self.is_up:
             raise SubstrateUnavailable("the sender's NATS is away")
         if self.random.random() < 0.25:

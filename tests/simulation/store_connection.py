@@ -1,4 +1,4 @@
-"""One gateway's connections to its own NATS: what was written arrives in order, whoever died meanwhile; answers may not.
+"""One gateway's connections to its own NATS: what was written arrives in order, whoever died meanwhile.
 
 Stands where ``JetStreamInboundLog`` and ``PageWriter`` stand, with their rules: appends are written in the order of
 their calls, each behind the other, without waiting for the one before only where nobody else can publish; when one
@@ -11,10 +11,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from tests.simulation.receiver_store import Answer, ReceiverStore
+
 from bsfg.errors import BsfgError, Fenced, OutcomeUnknown, SubstrateUnavailable
 from bsfg.model.cursor import Fence, LinkName, LinkRecord, LocalPosition
 from bsfg.model.fact import Fact
-from tests.simulation.receiver_store import Answer, ReceiverStore
 
 if TYPE_CHECKING:
     from tests.simulation.gateway import Gateway
@@ -105,14 +106,23 @@ class StoreConnection:
         return answer
 
     def _arrive(
-        self, fence: Fence, epoch: str, facts: Sequence[Fact], answer: asyncio.Future[Answer], fault: str | None
+        self,
+        fence: Fence,
+        epoch: str,
+        facts: Sequence[Fact],
+        answer: asyncio.Future[Answer],
+        fault: str | None,
     ) -> None:
         said = self.store.take(fence, epoch, facts)
-        self.gateway.world.trace("store", "append", self.gateway.name, facts[0].sequence, facts[-1].sequence, said)
+        self.gateway.world.trace(
+            "store", "append", self.gateway.name, facts[0].sequence, facts[-1].sequence, said
+        )
         self.gateway.fell_due("append stored")
         if said is None or fault == "ack_lost":
             return
-        seconds = self.random.random() * self.gateway.world.store_seconds + (6.0 if fault == "ack_late" else 0.0)
+        seconds = self.random.random() * self.gateway.world.store_seconds + (
+            6.0 if fault == "ack_late" else 0.0
+        )
         self._loop.call_later(seconds, self._answer, answer, said)
 
     def _answer(self, answer: asyncio.Future[Answer], said: Answer) -> None:

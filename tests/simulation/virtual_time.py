@@ -37,7 +37,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """What a selector is asked: here nothing ever comes from outside, so only time passes."""
         self._iterations += 1
         if self._iterations > ITERATIONS_MAX:
-            raise Spinning(f"{ITERATIONS_MAX} turns of the loop in {self._virtual_seconds:.1f} virtual seconds")
+            raise Spinning(
+                f"{ITERATIONS_MAX} turns of the loop in {self._virtual_seconds:.1f} virtual seconds"
+            )
         if timeout is None:
             raise NothingLeftToHappen("nothing is ready and no timer is set")
         self._virtual_seconds += max(0.0, timeout)

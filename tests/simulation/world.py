@@ -6,14 +6,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any, Final, TypeVar
 
-from bsfg.core.conversation import Event, GapAccepted, Located, PartitionEnded, StartChosen, Woken
-from bsfg.core.link_state import Link, LinkSettings, Phase
-from bsfg.model.cursor import HaltReason, Init, LinkName, LinkState
-from bsfg.model.names import parse_stream, parse_zone
-from bsfg.transport.fetch_service import FetchService
 from tests.simulation.gateway import Gateway
 from tests.simulation.history import History
 from tests.simulation.ledger import Ledger
@@ -23,13 +19,26 @@ from tests.simulation.receiver_store import ReceiverStore
 from tests.simulation.source_store import SourceStore
 from tests.simulation.virtual_time import VirtualClock, VirtualLoop
 
+from bsfg.core.conversation import (
+    Event,
+    GapAccepted,
+    Located,
+    PartitionBegan,
+    PartitionEnded,
+    StartChosen,
+    Woken,
+)
+from bsfg.core.link_state import Link, LinkSettings, Phase
+from bsfg.model.cursor import HaltReason, Init, LinkName, LinkState
+from bsfg.model.names import parse_stream, parse_zone
+from bsfg.transport.fetch_service import FetchService
+
 SOURCE: Final = parse_zone("enterprise")
 RECEIVER: Final = parse_zone("plant-a")
 STREAM: Final = parse_stream("facts.operational")
 DRAIN_SECONDS: Final = 90.0
 """Once everything is healed a link has this long to be level, or halted with a reason."""
 FAULTS_MIN: Final = 5
-STALE: Final = " (answered too late)"
 
 T = TypeVar("T")
 Trace = Callable[[str], None]
@@ -84,13 +93,15 @@ class World:
         self.history = History()
         self.ledger = Ledger(self.history)
         self.sender_clock, self.receiver_clock = VirtualClock(self.loop), VirtualClock(self.loop)
-        self.source = SourceStore(STREAM, self.history, self.ledger, self.sender_clock, self.random)
+        self.source = SourceStore(STREAM, self.ledger, self.sender_clock, self.random)
         self.store = ReceiverStore(self.ledger, self.random, is_strict=self.profile.is_strict)
         self.network = Network()
         self.network.seconds = self.profile.line_seconds
         self.store_seconds = self.profile.store_seconds
         self.store_faults, self.line_faults = Armed(self.faults), Armed(self.faults)
         self.caller = Caller(RECEIVER, STREAM)
+        self.doom: str | None = None
+        """The step at which the next gateway that comes to it is killed."""
         self.sender_is_up = True
         self.is_partitioned = False
         self.is_draining = False
@@ -107,6 +118,10 @@ class World:
 
     def later(self, seconds: float, what: Callable[[], object]) -> None:
         self.loop.call_later(seconds, what)
+
+    def mischief(self, seconds: float, what: Callable[[], object]) -> None:
+        """Later, unless everything is healed by then."""
+        self.later(seconds, lambda: None if self.is_draining else what())
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = self.loop.create_task(work)
@@ -152,6 +167,10 @@ class World:
         self.kill(gateway)
         self.later(self.random.random() * 4.0, self.ensure_gateway)
 
+    def partition(self, is_cut: bool) -> None:
+        self.is_partitioned = is_cut
+        self.tell_all(PartitionBegan() if is_cut else PartitionEnded())
+
     def tell_all(self, event: Event) -> None:
         for gateway in self.gateways:
             gateway.driver.tell(event)
@@ -162,7 +181,7 @@ class World:
         link, kind = gateway.driver.link, type(event).__name__
         ticket = getattr(event, "ticket", None)
         is_stale = ticket is not None and ticket not in before.tickets
-        self.transitions[f"{before.phase.name} {kind}{STALE if is_stale else ''}"] += 1
+        self.transitions[f"late {kind}" if is_stale else f"{before.phase.name} {kind}"] += 1
         if self.tracing is not None:
             self.trace(gateway.name, before.phase.name, kind, "->", link.phase.name, event)
         self.ledger.moved(gateway.name, before, link, tails_lost)
@@ -199,7 +218,9 @@ class World:
             return
         if link.halt.reason is HaltReason.GAP:
             gateway.driver.tell(GapAccepted(gateway.clock.now()))
-        elif link.halt.reason in (HaltReason.DIVERGED, HaltReason.AHEAD_OF_SOURCE) and link.cursor is not None:
+        elif (
+            link.halt.reason in (HaltReason.DIVERGED, HaltReason.AHEAD_OF_SOURCE) and link.cursor is not None
+        ):
             if self.source.epoch == link.cursor.epoch:
                 self.source.begin_epoch()
             epoch = self.source.epoch
@@ -239,7 +260,7 @@ class World:
         while left > 0:
             count = min(left, self.random.randrange(1, 40))
             left -= count
-            self.later(self.random.random() * self.profile.seconds * 0.95, lambda count=count: self.publish(count))
+            self.later(self.random.random() * self.profile.seconds * 0.95, partial(self.publish, count))
 
     def publish(self, count: int) -> None:
         """Producers try again until their store takes it."""
@@ -269,12 +290,13 @@ class World:
         self.network.heal()
         self.caller.allow(None)
         self.sender_is_up = self.source.is_up = self.store.has_room = True
-        self.source.is_hanging = self.store.die_in_append = False
+        self.source.hang(False)
+        self.store.die_in_append = False
         if not self.store.is_up or self.store.is_wedged:
             self.store_back()
+        self.doom = None
         for gateway in self.gateways:
             gateway.resume()
-            gateway.doom = None
         while len(self.gateways) > 1:
             self.kill(self.random.choice(self.gateways))
         self.ensure_gateway()
@@ -292,7 +314,11 @@ class World:
         link = gateway.driver.link
         if link.phase is Phase.HALTED:
             self.settled.set()
-        elif gateway.driver.state is LinkState.LEVEL and link.cursor is not None and link.phase is Phase.FLOWING:
+        elif (
+            gateway.driver.state is LinkState.LEVEL
+            and link.cursor is not None
+            and link.phase is Phase.FLOWING
+        ):
             is_through = link.cursor.scanned_through == self.source.last_sequence and not link.flights
             if is_through and self._is_confirmed(link):
                 self.settled.set()

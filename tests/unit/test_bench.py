@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bench import fsyncs, native, report
+from bench import document, fsyncs, native, report
 from bench.facts import INBOX, Facts, page, payload
 from bench.fault_proxy import delayed
 from bench.latency import Latency, percentile
@@ -211,6 +211,33 @@ def test_a_native_rate_beyond_what_the_server_can_store_is_called_so(publish: fl
     results = results_of([], [run(100)])
     results.publish_rates, results.consume_rates = [publish], [500.0]
     assert report.native_check(results).endswith(verdict)
+
+
+def test_a_run_renews_the_results_of_a_document_and_nothing_else() -> None:
+    results = results_of([run(100, gateway=64)], [run(200)])
+    text = document.render(results, figures(results, [RATE]), ["two cores"])
+    content = f"# Title\n\n{document.BEGIN}\nold\n{document.END}\nlast\n"
+    renewed = document.replaced(content, text)
+    assert "| `lazy_512` | 100 | 200 | native | facts/s | 0.50 | at least 1: missed | 0.0 to 0.0 |" in renewed
+    assert "- two cores" in renewed
+    assert "old" not in renewed
+    assert (renewed.startswith("# Title\n\n"), renewed.endswith("\nlast\n")) == (True, True)
+    assert document.replaced(renewed, text) == renewed
+
+
+@pytest.mark.parametrize("content", ["", document.BEGIN, f"{document.END}\n{document.BEGIN}"])
+def test_a_document_without_a_place_for_results_is_left_alone(content: str) -> None:
+    with pytest.raises(RuntimeError, match="no place for results"):
+        document.replaced(content, "text")
+
+
+def test_the_performance_document_has_a_place_for_results_and_explains_every_row() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert document.replaced(text, "renewed") != text
+    explained = text.partition("## What the rows mean")[2].partition("## Results")[0]
+    families = ("cpu_", "fsyncs_")
+    assert not [row.work for row in ROWS if f"`{row.work}`" not in explained and not row.work.startswith(families)]
+    assert all(f"`{family}…`" in explained for family in families)
 
 
 async def test_the_fault_proxy_passes_everything_and_each_byte_late() -> None:

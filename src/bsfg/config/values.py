@@ -206,7 +206,9 @@ class LinkConfig:
     keep: Keep | None = None
     artifacts: LinkArtifacts = LinkArtifacts.OFF
     priority: int = PRIORITY_DEFAULT
+    """9 goes first, 0 last."""
     max_bytes_per_second: int | None = None
+    """Of pages before they are compressed."""
     compression: Compression = Compression.OFF
     canary_seconds: float | None = None
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import PageLimits
 from bsfg.substrates.control import Control
 from bsfg.substrates.local_appends import CALL_BYTES_MAX, FACTS_MAX
+from bsfg.substrates.local_publisher import RUN_BYTES_MAX, Publisher
 from bsfg.substrates.new_facts import NewFact, Outgoing
 from bsfg.substrates.provisioning import provision_local
 from bsfg.substrates.stream_configs import StreamSpec
@@ -127,10 +128,20 @@ async def test_the_largest_fact_is_stored(edge: Edge) -> None:
     assert (await edge.append(STREAM, *batch))["appended"] == 22
 
 
-async def test_large_facts_go_in_batches_of_bounded_size(edge: Edge) -> None:
+async def test_large_facts_go_in_batches_of_bounded_size(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    original = Publisher.batch
+
+    async def batch(publisher: Publisher, facts: Sequence[Outgoing]) -> None:
+        sizes.append(sum(len(fact.payload) for fact in facts))
+        await original(publisher, facts)
+
+    monkeypatch.setattr(Publisher, "batch", batch)
     async with edge.appends.session(STREAM) as session:
         await session.append([Outgoing(n, STREAM.encode(), b"", b"x" * 400_000) for n in range(1, 61)])
     assert session.result["appended"] == 60
+    assert len(sizes) == 3
+    assert max(sizes) <= RUN_BYTES_MAX
 
 
 @pytest.mark.parametrize(

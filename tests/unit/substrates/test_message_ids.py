@@ -467,6 +467,20 @@ async def test_a_new_epoch_has_an_index_of_its_own(edge: Edge, control: Control)
     assert "0123456789abcdef" in after.name
 
 
+async def test_a_new_epoch_begun_while_the_gateway_was_down_leaves_no_old_index(
+    server: NatsServer, control: Control, tmp_path: Path
+) -> None:
+    async with open_edge(server, control, tmp_path / "ids") as edge:
+        await edge.append(STREAM, *facts(40))
+    [before] = index_files(tmp_path / "ids", STREAM)
+    await control.api(f"STREAM.DELETE.{NAME}")
+    await provision(control)
+    async with open_edge(server, control, tmp_path / "ids") as edge:
+        assert (await edge.append(STREAM, *facts(40)))["appended"] == 40
+        assert len(index_files(tmp_path / "ids", STREAM)) == 1
+        assert not before.exists()
+
+
 @pytest.mark.parametrize("refill", [0, 5, 60], ids=["shorter", "partly filled", "filled up"])
 @pytest.mark.parametrize("survives", [False, True], ids=["restarted", "running"])
 async def test_ids_of_facts_that_a_power_cut_took_are_forgotten(

@@ -1,0 +1,130 @@
+"""A judge that catches nothing proves nothing: each bug planted here must be caught, by the rule that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from types import ModuleType
+from typing import Any, Final
+
+import pytest
+from tests.simulation.faults import last_facts_deleted, store_power_cut
+from tests.simulation.receiver_store import Answer, ReceiverStore
+from tests.simulation.seeds import run_seed
+from tests.simulation.store_connection import StoreConnection
+from tests.simulation.world import World
+
+import bsfg.core.link
+import bsfg.daemon.driver
+import bsfg.transport.fetch_service
+from bsfg.core.conversation import Commands, Confirm, Event, PageFetched
+from bsfg.core.link import advance
+from bsfg.core.link_state import Link
+from bsfg.core.reconcile import Halt, NeedsStart, Resume, resume
+from bsfg.model.cursor import Cursor, Fence, LinkName, LocalPosition
+from bsfg.model.fact import Fact
+from bsfg.model.page import Agreement
+from bsfg.ports import Confirmed
+
+SEEDS_MAX: Final = 200
+
+Planted = Mapping[str, Callable[..., Any]]
+Stage = Callable[[World], None]
+
+
+def must_be_caught(
+    by: str, where: ModuleType | type[object], planted: Planted, stage: Stage | None = None
+) -> None:
+    """Some seed breaks this rule with the bug, and nothing without it; ``stage`` adds faults to both."""
+    for seed in range(1, SEEDS_MAX):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, bug in planted.items():
+                patch.setattr(where, name, bug)
+            found = run_seed(seed, prepare=stage).violations.get(seed, [])
+        is_caught = any(violation.startswith(by) for violation in found)
+        if is_caught and not run_seed(seed, prepare=stage).violations:
+            return
+    pytest.fail(f"nothing broke {by} in {SEEDS_MAX} seeds")
+
+
+def test_confirming_before_the_append_is_caught() -> None:
+    def confirms_what_it_fetched(link: Link, event: Event) -> tuple[Link, Commands]:
+        link, commands = advance(link, event)
+        ahead = link.cursor_ahead
+        if isinstance(event, PageFetched) and link.flights and ahead is not None:
+            return link, (Confirm(ahead), *commands)
+        return link, commands
+
+    must_be_caught("I4", bsfg.daemon.driver, {"advance": confirms_what_it_fetched})
+
+
+def test_trusting_a_cached_cursor_is_caught() -> None:
+    def believes_the_record(position: LocalPosition) -> Resume | NeedsStart | Halt:
+        found, record = resume(position), position.record
+        return replace(found, cursor=record.cursor) if isinstance(found, Resume) and record else found
+
+    must_be_caught("I9/I10", bsfg.core.link, {"resume": believes_the_record})
+
+
+def test_a_cached_cursor_that_is_ahead_after_a_power_cut_is_caught() -> None:
+    def believes_a_newer_record(position: LocalPosition) -> Resume | NeedsStart | Halt:
+        found, record = resume(position), position.record
+        if isinstance(found, Resume) and record:
+            is_newer = (record.cursor.sequence or 0) > (found.cursor.sequence or 0)
+            return replace(found, cursor=record.cursor) if is_newer else found
+        return found
+
+    def cut_the_power(world: World) -> None:
+        """The record is on disk, the facts that it speaks of are not."""
+        world.store.is_strict = False
+        for seconds in range(8, 24, 5):
+            world.mischief(seconds, partial(last_facts_deleted, world))
+            world.mischief(seconds + 3.0, world.store.sync_record)
+            world.mischief(seconds + 3.1, partial(store_power_cut, world))
+
+    must_be_caught("lost", bsfg.core.link, {"resume": believes_a_newer_record}, cut_the_power)
+
+
+def test_appending_without_a_fence_is_caught() -> None:
+    take = ReceiverStore.take
+
+    def takes_anything(self: ReceiverStore, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Answer:
+        return take(self, replace(fence, local_sequence=self.last_sequence), epoch, facts)
+
+    must_be_caught("I9/I10", ReceiverStore, {"take": takes_anything})
+
+
+def test_reading_the_fence_again_before_the_append_is_caught() -> None:
+    append = StoreConnection.append
+
+    async def appends_behind_whatever_is_there(
+        self: StoreConnection, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]
+    ) -> Fence:
+        return await append(self, link, (await self.locate(link)).fence, epoch, facts)
+
+    must_be_caught("I9/I10", StoreConnection, {"append": appends_behind_whatever_is_there})
+
+
+def test_answering_without_agreement_is_caught() -> None:
+    def agrees(after: Cursor, ours: str | None, confirmed: Confirmed | None) -> Agreement:
+        return Agreement.EPOCH
+
+    def asks_nothing(*described: object) -> None:
+        """Any history will do."""
+
+    rules: Planted = {
+        "agreement_on": agrees,
+        "must_not_be_ahead": asks_nothing,
+        "must_be_same_history": asks_nothing,
+    }
+    must_be_caught("I16", bsfg.transport.fetch_service, rules)
+
+
+def test_taking_the_frontier_from_the_head_is_caught() -> None:
+    def believes_the_head(link: Link, event: Event) -> tuple[Link, Commands]:
+        if isinstance(event, PageFetched):
+            event = replace(event, page=replace(event.page, scanned_through=event.page.head))
+        return advance(link, event)
+
+    must_be_caught("lost", bsfg.daemon.driver, {"advance": believes_the_head})
