@@ -15,11 +15,13 @@ import structlog
 from structlog.testing import CapturingLogger
 from tests.support.local_appends import Edge, open_edge
 from tests.support.nats import NatsServer, running_nats
+from tests.unit.cli.canned import CannedOperations
 
 from bsfg.config.values import StreamConfig
 from bsfg.daemon import append_service
 from bsfg.daemon.append_service import ENVELOPE_BYTES_MAX, AppendService
 from bsfg.daemon.input_lines import AHEAD_BYTES_MAX, PAGE_LINES_MAX, InputLines
+from bsfg.daemon.local_api import build_local_application, serve_unix
 from bsfg.daemon.telemetry import LOG_EVENTS
 from bsfg.errors import BsfgError, Code
 from bsfg.model.fact import PAYLOAD_BYTES_MAX, header_pairs
@@ -147,7 +149,10 @@ async def test_a_line_without_end_is_not_kept(zone: Zone) -> None:
             yield b"x" * 65_536
 
     with pytest.raises(BsfgError, match="line 1: the line is longer"):
-        await zone.service.append_lines(STREAM, endless(), subject=None, is_envelope=False, storing=zone.storing)
+        async with asyncio.timeout(10):
+            await zone.service.append_lines(
+                STREAM, endless(), subject=None, is_envelope=False, storing=zone.storing
+            )
     assert taken <= PAYLOAD_BYTES_MAX / 65_536 + 1
 
 
@@ -160,6 +165,31 @@ async def test_an_input_that_breaks_off_leaves_its_whole_lines(zone: Zone) -> No
         await zone.service.append_lines(STREAM, broken(), subject=None, is_envelope=False, storing=zone.storing)
     assert raised.value.details["appended"] == 1
     assert await zone.stored() == [b"whole"]
+
+
+@pytest.mark.parametrize("ending", [b"", b"0\r\n\r\n"], ids=["broken off", "in order"])
+async def test_a_producer_that_dies_leaves_no_half_line(zone: Zone, tmp_path: Path, ending: bytes) -> None:
+    operations = CannedOperations()
+    ended = asyncio.Event()
+
+    async def append_lines(_stream: str, pieces: AsyncIterator[bytes], *_others: Any) -> dict[str, Any]:
+        try:
+            return await zone.service.append_lines(
+                STREAM, pieces, subject=None, is_envelope=False, storing=zone.storing
+            )
+        finally:
+            ended.set()
+
+    operations.append_lines = append_lines  # type: ignore[method-assign,assignment]
+    server = await serve_unix(build_local_application(operations), tmp_path / "run")
+    _, writer = await asyncio.open_unix_connection(str(tmp_path / "run" / "bsfg.sock"))
+    head = b"POST /v1/append/ndjson?stream=s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    writer.write(head + b"9\r\none\ntwo\nt\r\n" + ending)
+    await asyncio.sleep(0.2)
+    writer.close()
+    await asyncio.wait_for(ended.wait(), 10)
+    assert await zone.stored() == [b"one", b"two"] + [b"t"] * bool(ending)
+    await server.close()
 
 
 @pytest.mark.parametrize("first", [1, 40])

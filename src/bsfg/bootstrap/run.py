@@ -1,0 +1,119 @@
+"""A zone's gateway from its first line to its last: `bsfg serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from bsfg.bootstrap.listeners import open_appends, open_listener, open_local
+from bsfg.bootstrap.parts import assemble
+from bsfg.bootstrap.store import open_store
+from bsfg.bootstrap.trust import build_trust
+from bsfg.bootstrap.zone import Zone, claim, epoch_began
+from bsfg.config.load import load
+from bsfg.config.values import (
+    Configuration,
+)
+from bsfg.config.watch import ChangeWatch
+from bsfg.daemon import failpoints
+from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.journal import open_journal
+from bsfg.daemon.operations import Operations
+from bsfg.daemon.reload import Reloader
+from bsfg.daemon.stream_operations import LocalStore
+from bsfg.daemon.system import SystemClock, notify_systemd, watchdog_seconds
+from bsfg.daemon.telemetry import Telemetry
+from bsfg.errors import EXIT_DONE, BsfgError, Code
+from bsfg.substrates.consumers import LocalAccess
+from bsfg.transport.access import Access
+from bsfg.transport.notify_route import Attention
+
+
+def serve(home: Path, *, allow_root: bool) -> int:
+    """Run the zone's gateway until SIGTERM or SIGINT; the exit status (``bsfg serve``)."""
+    configuration = load(home)
+    _refuse_root(configuration, allow_root=allow_root)
+    failpoints.arm(os.environ.get(failpoints.VARIABLE), is_lab=configuration.zone.lab)
+    _spare_collections()
+    asyncio.run(_run(configuration))
+    return EXIT_DONE
+
+
+def _refuse_root(configuration: Configuration, *, allow_root: bool) -> None:
+    if os.geteuid() == 0 and not allow_root and not configuration.zone.lab:
+        raise BsfgError(
+            Code.CONFIGURATION,
+            "the gateway refuses to run as root",
+            hint="run it as its own user, as deploy/systemd/bsfg-controller.service does, or give --allow-root",
+        )
+
+
+def _spare_collections() -> None:
+    """Pages are tens of thousands of small tuples without cycles: looking through them again and again costs a tenth
+    of the time, so the collector looks seldom, and never at what was there before the start."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+
+
+async def _run(configuration: Configuration) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with _gateway(configuration) as reloader:
+        loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(reloader.reload_quietly()))
+        notify_systemd("READY=1")
+        await _beat_until(stop)
+        notify_systemd("STOPPING=1")
+
+
+async def _beat_until(stop: asyncio.Event) -> None:
+    """Wait for the stop; tell systemd's watchdog meanwhile that the loop runs."""
+    period = watchdog_seconds()
+    while not stop.is_set():
+        notify_systemd("WATCHDOG=1")
+        try:
+            async with asyncio.timeout(period):
+                await stop.wait()
+        except TimeoutError:
+            continue
+
+
+@asynccontextmanager
+async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        stack.callback(os.close, claim(configuration.paths))
+        trust = build_trust(configuration, None)
+        journal = open_journal(configuration.zone.log, configuration.zone.zone)
+        audit = AuditLog(configuration.paths.data / "audit.jsonl", clock)
+        stack.callback(audit.close)
+        access = Access(trust, {})
+        zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock))
+        store = await open_store(zone, stack)
+        gateway = assemble(zone, store, trust)
+        local = LocalStore(
+            store.control,
+            LocalAccess(store.control, store.connect),
+            open_appends(zone, gateway, store, stack),
+            store.exported,
+            store.replicas,
+            lambda *words: epoch_began(zone, *words),
+        )
+        watch = ChangeWatch(configuration.home, configuration.trust_files())
+        reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
+        operations = Operations(gateway, local, reloader)
+        await open_local(zone, gateway, operations, stack)
+        await gateway.start()
+        stack.push_async_callback(gateway.stop)
+        await open_listener(zone, gateway, store, stack)
+        gateway.announce()
+        watching = asyncio.create_task(reloader.run(), name="reload")
+        stack.callback(watching.cancel)
+        yield reloader

@@ -1,0 +1,73 @@
+"""What everything in a zone's gateway shares, and how it tells of its streams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from bsfg.config.home import Home
+from bsfg.config.values import (
+    Configuration,
+)
+from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.telemetry import Telemetry
+from bsfg.errors import BsfgError, Code
+from bsfg.model.names import StreamName
+from bsfg.ports import Clock
+from bsfg.substrates.store_lock import find_holder, try_lock
+from bsfg.transport.access import Access
+from bsfg.transport.notify_route import Attention
+
+
+@dataclass
+class Zone:
+    """What everything in a zone's gateway shares."""
+
+    configuration: Configuration
+    clock: Clock
+    journal: FilteringBoundLogger
+    audit: AuditLog
+    telemetry: Telemetry
+    access: Access
+    attention: Attention
+
+
+def epoch_began(zone: Zone, stream: StreamName, old: str | None, new: str, why: str) -> None:
+    zone.audit.record("epoch.began", "allowed", stream=stream, old=old, new=new, why=why)
+    zone.journal.warning("epoch_began", stream=stream, message=f"stream {stream} begins epoch {new}: {why}")
+
+
+def stream_names(configuration: Configuration) -> list[StreamName]:
+    return [stream.name for stream in configuration.zone.streams]
+
+
+def tell_differences(zone: Zone, report: Any) -> None:
+    for difference in report.differences:
+        zone.journal.warning(
+            "stream_differs",
+            stream=report.stream,
+            message=f"stream {report.stream}: {difference.field} is {difference.found}, "
+            f"configured {difference.expected}",
+        )
+    if report.problem:
+        zone.journal.error("stream_differs", stream=report.stream, message=report.problem)
+
+
+def claim(home: Home) -> int:
+    """The descriptor that makes this process the home's one gateway until it ends, however that happens.
+
+    Taken before anything else: a second gateway would adopt the first one's nats-server, and stop it when it fails.
+    """
+    home.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = home.run / "gateway.lock"
+    lock = try_lock(path)
+    if lock is None:
+        holder = find_holder(path)
+        raise BsfgError(
+            Code.CONFIGURATION,
+            f"another gateway serves this home: {home.path} is held by process {holder.pid if holder else 'unknown'}",
+            hint="stop it first",
+        )
+    return lock
