@@ -14,7 +14,8 @@ from bsfg.core.conversation import Woken
 from bsfg.daemon.append_service import AppendService
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.listener_observer import ListenerObserver
-from bsfg.daemon.local_api import build_local_application, build_tcp_application, serve_tcp, serve_unix
+from bsfg.daemon.local_api import build_local_application, build_tcp_application
+from bsfg.daemon.local_listeners import serve_tcp, serve_unix
 from bsfg.daemon.notifier import NoticeBoard, Notifier
 from bsfg.daemon.operations import Operations
 from bsfg.model.cursor import LinkName

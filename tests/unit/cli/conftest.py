@@ -17,7 +17,8 @@ import pytest
 from tests.unit.cli.canned import CannedOperations
 
 import bsfg
-from bsfg.daemon.local_api import build_local_application, serve_unix
+from bsfg.daemon.local_api import build_local_application
+from bsfg.daemon.local_listeners import serve_unix
 
 SECONDS: Final = 20.0
 SOURCE: Final = str(Path(bsfg.__file__).parents[1])

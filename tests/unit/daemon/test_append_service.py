@@ -21,7 +21,8 @@ from bsfg.config.values import StreamConfig
 from bsfg.daemon import append_service
 from bsfg.daemon.append_service import ENVELOPE_BYTES_MAX, AppendService
 from bsfg.daemon.input_lines import AHEAD_BYTES_MAX, PAGE_LINES_MAX, InputLines
-from bsfg.daemon.local_api import build_local_application, serve_unix
+from bsfg.daemon.local_api import build_local_application
+from bsfg.daemon.local_listeners import serve_unix
 from bsfg.daemon.telemetry import LOG_EVENTS
 from bsfg.errors import BsfgError, Code
 from bsfg.model.fact import PAYLOAD_BYTES_MAX, header_pairs

@@ -19,16 +19,10 @@ import aiohttp
 import pytest
 from tests.unit.cli.canned import BINARY_FACT, FACT, CannedOperations
 
-from bsfg.daemon import local_api
-from bsfg.daemon.local_api import (
-    BODY_BYTES_MAX,
-    FACTS_MAX,
-    LocalServer,
-    build_local_application,
-    build_tcp_application,
-    serve_tcp,
-    serve_unix,
-)
+from bsfg.daemon import local_api, local_guards, local_lines
+from bsfg.daemon.local_api import FACTS_MAX, build_local_application, build_tcp_application
+from bsfg.daemon.local_guards import BODY_BYTES_MAX
+from bsfg.daemon.local_listeners import LocalServer, serve_tcp, serve_unix
 from bsfg.errors import BsfgError, Code
 
 TOKEN: Final = "correct-horse-battery"
@@ -347,7 +341,7 @@ async def test_an_operation_has_a_deadline(
 async def test_requests_in_flight_have_a_limit(
     unix: aiohttp.ClientSession, operations: CannedOperations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_api, "REQUESTS_IN_FLIGHT_MAX", 1)
+    monkeypatch.setattr(local_guards, "REQUESTS_IN_FLIGHT_MAX", 1)
     for _ in range(2):
         async with unix.get("/v1/status") as response:
             assert response.status == 200
@@ -401,8 +395,8 @@ async def test_an_error_behind_the_first_line_is_the_last_line(
 async def test_a_silent_stream_of_lines_shows_that_it_lives(
     unix: aiohttp.ClientSession, operations: CannedOperations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_api, "OPENING_SECONDS", 0.05)
-    monkeypatch.setattr(local_api, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(local_lines, "OPENING_SECONDS", 0.05)
+    monkeypatch.setattr(local_lines, "HEARTBEAT_SECONDS", 0.05)
     operations.facts = []
     async with asyncio.timeout(10), unix.get("/v1/read?stream=s&follow=1") as response:
         assert await response.content.readline() == b"\n"
@@ -412,8 +406,8 @@ async def test_a_silent_stream_of_lines_shows_that_it_lives(
 async def test_a_reader_that_leaves_ends_the_reading(
     unix: aiohttp.ClientSession, operations: CannedOperations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_api, "OPENING_SECONDS", 0.05)
-    monkeypatch.setattr(local_api, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(local_lines, "OPENING_SECONDS", 0.05)
+    monkeypatch.setattr(local_lines, "HEARTBEAT_SECONDS", 0.05)
     async with unix.get("/v1/read?stream=s&follow=1") as response:
         await response.content.readline()
         assert not operations.reading_ended.is_set()
