@@ -307,6 +307,18 @@ def test_a_gap_is_durable_before_the_first_fact_behind_it_where_policy_says_so()
     assert isinstance(append, Append) and append.facts[0].sequence == 10
 
 
+def test_a_gap_whose_record_was_not_saved_is_not_passed() -> None:
+    talk = Conversation(replace(SETTINGS, records_gaps=True))
+    talk.tell(Started())
+    talk.located(at(6, 6))
+    assert isinstance(talk.fetch_fails(gap(7, 9)), SaveRecord)
+    assert isinstance(talk.step_fails(SubstrateUnavailable("away")), Wait)
+    assert isinstance(talk.waited(), Locate)
+    fetch = talk.located(at(6, 6))
+    assert isinstance(fetch, Fetch) and fetch.request.accept_gap is None
+    assert isinstance(talk.fetch_fails(gap(7, 9)), SaveRecord), "the record comes first, however often it takes"
+
+
 def test_a_gap_that_does_not_begin_behind_the_cursor_is_not_believed() -> None:
     talk = Conversation(replace(SETTINGS, records_gaps=True))
     talk.tell(Started())
