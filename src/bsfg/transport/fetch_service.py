@@ -29,6 +29,7 @@ from bsfg.transport.agreement import (
     must_follow,
     must_not_be_ahead,
 )
+from bsfg.transport.page_codec import continued
 from bsfg.transport.wire import ConfirmCall, FetchCall
 
 STORE_SECONDS_MAX: Final = 3.0
@@ -63,6 +64,8 @@ class _Agreed:
     epoch: str
     agreement: Agreement
     start_sequence: int
+    after: Cursor | None = None
+    """The fact to agree on, once more when the page has been read; None at a start."""
 
 
 class FetchService:
@@ -142,7 +145,7 @@ class FetchService:
         must_not_be_ahead(request.after.scanned_through, description)
         agreement = await self._agreement(peer, request.stream, request.after)
         must_follow(request.after.scanned_through, description, request.accept_gap)
-        return _Agreed(description.epoch, agreement, request.after.scanned_through + 1)
+        return _Agreed(description.epoch, agreement, request.after.scanned_through + 1, request.after)
 
     async def _agreement(self, peer: ZoneId, stream: StreamName, after: Cursor) -> Agreement:
         if after.sequence is None:
@@ -164,19 +167,23 @@ class FetchService:
 
     async def _next_page(self, caller: Caller, page: Page, limits: PageLimits) -> Page:
         must_follow(page.scanned_through, await self._describe(page.stream))
-        agreed = _Agreed(page.epoch, Agreement.EXACT, page.scanned_through + 1)
+        after = continued(None, page)
+        agreed = _Agreed(page.epoch, Agreement.EXACT, after.scanned_through + 1, after)
         return await self._page(caller, page.stream, agreed, limits)
 
     async def _page(self, caller: Caller, stream: StreamName, agreed: _Agreed, limits: PageLimits) -> Page:
         seen = await self._read_while_allowed(caller, stream, agreed.start_sequence - 1, limits)
-        # A stream made again while we read would give another history's facts under the agreed epoch.
+        # A stream that was made again or restored while we read would give another history's facts behind the cursor.
         description = await self._describe(stream)
         must_be_same_history(agreed.epoch, description)
+        agreement = agreed.agreement
+        if agreed.after is not None and seen.facts:
+            agreement = await self._agreement(caller.peer, stream, agreed.after)
         caller.demand(ReadStream(stream))
         return Page(
             stream=stream,
             epoch=agreed.epoch,
-            agreement=agreed.agreement,
+            agreement=agreement,
             start_sequence=agreed.start_sequence,
             scanned_through=seen.scanned_through,
             head=seen.head,

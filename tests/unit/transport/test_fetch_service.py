@@ -420,6 +420,23 @@ async def test_facts_of_a_stream_made_again_meanwhile_are_not_given_away(house: 
     assert (await refusal(asyncio.wait_for(polling, 5))).code.label == "history_mismatch"
 
 
+async def test_facts_of_a_restored_stream_are_not_given_away_behind_a_fact_that_it_lacks(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of yesterday has the epoch of today, and may have other facts under the same sequences."""
+    polling = asyncio.create_task(house.fetch(after=await house.cursor(5), limits=PageLimits(wait_seconds=5)))
+    await asyncio.sleep(0.05)
+    fact_at = house.zone.fact_at
+
+    async def restored(stream: StreamName, sequence: int) -> Fact | None:
+        fact = await fact_at(stream, sequence)
+        return fact and fact._replace(payload=b"another")
+
+    monkeypatch.setattr(house.zone, "fact_at", restored)
+    house.zone.publish(STREAM, "batch", payload=b"new")
+    assert (await refusal(polling)).code.label == "history_mismatch"
+
+
 async def test_permission_is_asked_after_the_read(house: House) -> None:
     cursor = await house.cursor(4)
     describe = house.zone.describe
