@@ -10,7 +10,7 @@ import pytest
 
 from bsfg.errors import BsfgError, SubstrateUnavailable
 from bsfg.model.cursor import Cursor, parse_init_mode
-from bsfg.model.fact import digest
+from bsfg.model.fact import Fact, digest
 from bsfg.model.moment import NANOSECONDS
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import Agreement, FetchRequest, Page, PageLimits
