@@ -83,7 +83,7 @@ def test_every_log_event_in_the_source_is_declared() -> None:
 
     source = Path(__file__).parents[3] / "src" / "bsfg"
     used = set()
-    for path in [*(source / "daemon").glob("*.py"), source / "bootstrap.py"]:
+    for path in [*(source / "daemon").glob("*.py"), *(source / "bootstrap").glob("*.py")]:
         used |= set(re.findall(r'journal\.(?:info|warning|error)\(\s*"(\w+)"', path.read_text()))
     assert used and used <= set(LOG_EVENTS)
 
