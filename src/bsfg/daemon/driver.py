@@ -49,6 +49,8 @@ from bsfg.ports import Quarantine as QuarantineStore
 EVENTS_MAX: Final = 1_000
 STEP_SECONDS_MAX: Final = 120.0
 CONFIRM_RETRY_SECONDS: Final = 1.0
+CONFIRM_PERIOD_SECONDS: Final = 0.2
+"""A confirm costs the sender a durable write; it serves views and later agreement, so it may be a little late."""
 STALL_SECONDS: Final = 60.0
 
 
@@ -93,6 +95,7 @@ class LinkDriver:
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     """What is out, by ticket."""
     _confirm: asyncio.Task[None] | None = None
+    _confirm_due: float = 0.0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -255,12 +258,20 @@ class LinkDriver:
         return Appended(step.ticket, fence)
 
     async def _send_confirm(self, command: Confirm) -> None:
+        """Tell the peer, a few times a second at most, and then of everything that is durable by then."""
+        due = self._confirm_due - self.clock.monotonic()
+        if due > 0:
+            await self.clock.sleep(due)
+        self._confirm_due = self.clock.monotonic() + CONFIRM_PERIOD_SECONDS
+        cursor = self.link.cursor or command.cursor
+        if cursor.epoch != command.cursor.epoch or cursor.sequence is None:
+            cursor = command.cursor
         failpoints.passed("confirm.before")
         failpoints.sent("confirm.sent")
         try:
-            await self.client.confirm(self.name.stream, command.cursor)
+            await self.client.confirm(self.name.stream, cursor)
             failpoints.passed("confirm.after")
-            event: Event = Confirmed(command.cursor.sequence or 0)
+            event: Event = Confirmed(cursor.sequence or 0)
             self.observer.confirmed(self.name, None)
         except BsfgError as error:
             self.observer.confirmed(self.name, error)

@@ -33,6 +33,7 @@ from bsfg.ports import Clock, InboundLog, PeerClient, Quarantine
 PAGE_FACTS: Final = 5_000
 PAGES_MAX: Final = 8
 """In one answer while a link catches up."""
+_IN_ORDER: Final = (LinkState.LEVEL, LinkState.CATCHING_UP)
 RESTART_SECONDS: Final = 2.0
 
 
@@ -214,6 +215,9 @@ class LinkSupervisor:
         state = self.state(name)
         if state is LinkState.LEVEL:
             self.became_level(name)
+        if before in _IN_ORDER and state in _IN_ORDER:
+            # Every fact takes a link from level to catching up and back: that is what a link does, and no news.
+            return
         reason = link.halt.reason.value if link.halt else None
         cause = (
             link.error.message

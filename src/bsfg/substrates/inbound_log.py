@@ -148,7 +148,9 @@ class JetStreamInboundLog:
         """
         held = self._writer(link, fence.generation)
         async with held.turn:
-            if held.in_flight == 0:
+            # Where nobody else can publish, a stream made again can't have come to the fence's sequence.
+            is_proved_by_fence = self._is_exclusive and fence.local_sequence > 0
+            if held.in_flight == 0 and not is_proved_by_fence:
                 await self._check_created(link, fence)
             held.in_flight += 1
         try:

@@ -158,6 +158,11 @@ class FetchService:
             raise history_mismatch(stream, f"the fact at sequence {after.sequence} is another one here")
         return agreement
 
+    async def _agreement_now(self, peer: ZoneId, stream: StreamName, agreed: _Agreed, seen: LogSlice) -> Agreement:
+        if agreed.after is None or not seen.facts:
+            return agreed.agreement
+        return await self._agreement(peer, stream, agreed.after)
+
     async def _must_be_our_fact(self, call: ConfirmCall, known: Confirmed | None) -> None:
         """A digest is only kept if it is that of our fact, where we can still tell: later it decides alone."""
         fact = await _in_time(self._log.fact_at(call.stream, call.sequence))
@@ -174,11 +179,10 @@ class FetchService:
     async def _page(self, caller: Caller, stream: StreamName, agreed: _Agreed, limits: PageLimits) -> Page:
         seen = await self._read_while_allowed(caller, stream, agreed.start_sequence - 1, limits)
         # A stream that was made again or restored while we read would give another history's facts behind the cursor.
-        description = await self._describe(stream)
+        description, agreement = await asyncio.gather(
+            self._describe(stream), self._agreement_now(caller.peer, stream, agreed, seen)
+        )
         must_be_same_history(agreed.epoch, description)
-        agreement = agreed.agreement
-        if agreed.after is not None and seen.facts:
-            agreement = await self._agreement(caller.peer, stream, agreed.after)
         caller.demand(ReadStream(stream))
         return Page(
             stream=stream,
