@@ -58,7 +58,7 @@ def report(total: Outcome) -> int:
     print(
         f"{total.seeds:,} seeds, {total.facts:,} facts, {sum(total.faults.values()):,} faults, "
         f"{len(total.violations)} seeds with violations, {total.unproven_histories} appends behind a fact "
-        "that the source no longer held"
+        f"that the source no longer held, {total.overstated_gaps} gap records that name facts which are here"
     )
     return 1 if total.violations or never else 0
 

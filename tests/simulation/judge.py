@@ -26,12 +26,12 @@ def judge(world: World) -> None:
 
 
 def _start(world: World, link: Link, inbound: list[Fact]) -> int:
-    """Where the link was to begin in this epoch; a record that was tampered with does not say."""
+    """Where the link was to begin in this epoch: where its operator said, or its init mode, resolved once."""
     assert link.cursor is not None
-    init = world.store.record.init if world.store.record else None
-    init = init or link.init
-    is_known = init is not None and init.epoch == link.cursor.epoch
-    if init is not None and is_known and not (world.is_record_damaged and world.ledger.accepted_epochs):
+    if link.cursor.epoch in world.ledger.accepted:
+        return world.ledger.accepted[link.cursor.epoch]
+    init = (world.store.record.init if world.store.record else None) or link.init
+    if init is not None and init.epoch == link.cursor.epoch:
         return init.start_sequence
     return inbound[0].sequence if inbound else world.source.last_sequence + 1
 
@@ -53,6 +53,10 @@ def _nothing_passed_over(
             lost.append(sequence)
         elif not world.is_record_damaged:
             unnamed.append(sequence)
+    world.ledger.overstated_gaps += any(
+        gap.reason == "retention" and any(gap.first <= fact.sequence <= gap.last for fact in inbound)
+        for gap in gaps
+    )
     _report(world, f"{epoch}: lost", lost)
     _report(world, f"{epoch}: expired before it arrived, without a gap record", unnamed)
 

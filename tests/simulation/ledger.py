@@ -20,10 +20,12 @@ class Ledger:
     violations: list[str] = field(default_factory=list)
     stored: set[tuple[str, int]] = field(default_factory=set)
     """(epoch, sequence) of every fact that the receiver's store ever held."""
-    accepted_epochs: set[str] = field(default_factory=set)
-    """Epochs that an operator has accepted."""
+    accepted: dict[str, int] = field(default_factory=dict)
+    """Epochs that an operator has accepted, and the start that was last chosen in each."""
     unproven_histories: int = 0
     """Times that a link went on behind a fact that the source no longer held, so that nobody could tell."""
+    overstated_gaps: int = 0
+    """Gap records that name facts which arrived after all, by bytes that were still under way."""
     tails_lost: int = 0
     """How often the receiver's store lost what it had acknowledged, by a power cut or by hand."""
 
@@ -34,7 +36,7 @@ class Ledger:
         """The receiver's store takes a fact behind what it holds (I9, I10, I16)."""
         if tip is not None and tip[0] == epoch:
             self._must_continue(tip[1], fact, number)
-        elif tip is not None and epoch not in self.accepted_epochs:
+        elif tip is not None and epoch not in self.accepted:
             self.violated("I16", f"{epoch}:{fact.sequence} appended behind {tip[0]} that no operator let go")
         if self.history.places[number].sequence != fact.sequence:
             self.violated("I13", f"fact {number} appended at sequence {fact.sequence}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, get_args
 
-from tests.simulation.faults import ARMED, OF_HISTORY, ORDINARY
+from tests.simulation.fault_kinds import OF_HISTORY, ORDINARY
+from tests.simulation.faults import ARMED
 from tests.simulation.gateway import STEPS
 from tests.simulation.seeds import Outcome
 

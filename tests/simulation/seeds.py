@@ -24,6 +24,7 @@ class Outcome:
     transitions: Counter[str] = field(default_factory=Counter)
     halts: Counter[str] = field(default_factory=Counter)
     unproven_histories: int = 0
+    overstated_gaps: int = 0
 
     def add(self, other: Outcome) -> None:
         self.seeds += other.seeds
@@ -33,6 +34,7 @@ class Outcome:
         self.transitions += other.transitions
         self.halts += other.halts
         self.unproven_histories += other.unproven_histories
+        self.overstated_gaps += other.overstated_gaps
 
 
 def run_seed(
@@ -74,7 +76,7 @@ def _outcome(world: World) -> Outcome:
     violations = {world.seed: world.ledger.violations} if world.ledger.violations else {}
     return Outcome(
         1, len(world.history.places), violations, world.faults, world.transitions, world.halts,
-        world.ledger.unproven_histories,
+        world.ledger.unproven_histories, world.ledger.overstated_gaps,
     )  # fmt: skip
 
 

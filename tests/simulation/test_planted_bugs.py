@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import Any, Final
 
 import pytest
-from tests.simulation.faults import last_facts_deleted, store_power_cut
+from tests.simulation.faults_of_receiver import store_power_cut
+from tests.simulation.faults_of_sender import last_facts_deleted
 from tests.simulation.receiver_store import Answer, ReceiverStore
 from tests.simulation.seeds import run_seed
 from tests.simulation.store_connection import StoreConnection

@@ -224,8 +224,8 @@ class World:
             if self.source.epoch == link.cursor.epoch:
                 self.source.begin_epoch()
             epoch = self.source.epoch
-            self.ledger.accepted_epochs.add(epoch)
             start = self.random.choice((max(1, self.source.first_sequence), self.source.last_sequence + 1))
+            self.ledger.accepted[epoch] = start
             init = Init("full_backfill", None, "accepted", epoch, start, self.sender_clock.now())
             gateway.driver.tell(StartChosen(init))
 
@@ -327,9 +327,7 @@ class World:
         known = self.source.confirms.get((RECEIVER, STREAM))
         if self.are_confirms_damaged or link.cursor is None or link.cursor.sequence is None:
             return True
+        # After a loss on either side the sender may know of a later confirm, and keeps it.
         if known is None or known.epoch != link.cursor.epoch:
             return False
-        # After a loss on either side the sender may know of a later confirm, and keeps it.
-        has_lost = self.history.branches > 1 or self.ledger.tails_lost > 0
-        is_beyond = has_lost and known.sequence > link.cursor.sequence
-        return known.sequence == link.cursor.sequence or is_beyond
+        return known.sequence >= link.cursor.sequence
