@@ -143,10 +143,12 @@ def at(sequence: int, local: int, record: LinkRecord | None = None, epoch: str =
 
 
 def level_at(sequence: int) -> Conversation:
-    """A link that is level behind this sequence and asks for what comes next."""
+    """A link that has stored this sequence, is level behind it and asks for what comes next."""
     talk = Conversation()
     talk.tell(Started())
-    talk.located(at(sequence, sequence))
+    talk.located(at(sequence - 1, sequence - 1))
+    talk.fetched(page(sequence, start=sequence))
+    talk.appended()
     talk.fetched(page(start=sequence + 1))
     assert talk.state() is LinkState.LEVEL
     return talk
@@ -167,10 +169,9 @@ def test_a_new_link_resolves_its_start_and_saves_it_before_the_first_append() ->
     assert isinstance(append, Append) and [each.sequence for each in append.facts] == [5, 6]
     assert talk.link.cursor == Cursor("e1", None, None, 4), "the cursor waits for the durable append"
     assert talk.confirms == []
-    following = talk.orders[1]
-    assert isinstance(following, Fetch) and following.request.after == Cursor("e1", 6, digest(fact(6)), 6)
-    talk.appended()
-    assert talk.link.cursor == following.request.after
+    following = talk.appended()
+    assert talk.link.cursor == Cursor("e1", 6, digest(fact(6)), 6)
+    assert isinstance(following, Fetch) and following.request.after == talk.link.cursor
     assert talk.confirms == [6]
 
 
@@ -316,7 +317,9 @@ def test_a_gap_whose_record_was_not_saved_is_not_passed() -> None:
     assert isinstance(talk.waited(), Locate)
     fetch = talk.located(at(6, 6))
     assert isinstance(fetch, Fetch) and fetch.request.accept_gap is None
-    assert isinstance(talk.fetch_fails(gap(7, 9)), SaveRecord), "the record comes first, however often it takes"
+    assert isinstance(talk.fetch_fails(gap(7, 9)), SaveRecord), (
+        "the record comes first, however often it takes"
+    )
 
 
 def test_a_gap_that_does_not_begin_behind_the_cursor_is_not_believed() -> None:
@@ -342,14 +345,13 @@ def test_a_level_link_asks_the_peer_to_hold_its_answer_and_a_behind_one_does_not
     first = talk.located(at(6, 6))
     assert isinstance(first, Fetch) and first.request.limits.wait_seconds == 0
     talk.fetched(page(7, start=7, pending=3))
-    behind = talk.orders[1]
+    behind = talk.appended()
     assert isinstance(behind, Fetch) and behind.request.limits.wait_seconds == 0
     assert talk.state() is LinkState.CATCHING_UP
     talk.fetched(page(8, 9, 10, start=8))
     level = talk.orders[1]
     assert isinstance(level, Fetch) and level.request.limits.wait_seconds == 5.0
     assert talk.state() is LinkState.CATCHING_UP, "what is fetched and not yet stored is not level"
-    talk.appended()
     talk.appended()
     assert talk.state() is LinkState.LEVEL
 
@@ -486,7 +488,7 @@ def test_the_cursor_moves_only_over_what_is_stored_without_a_hole() -> None:
     talk.appended(0)
     assert talk.link.cursor.sequence == 8
     assert talk.link.fence is not None and talk.link.fence.local_sequence == 8
-    assert talk.link.facts_appended == 2
+    assert talk.link.facts_appended == 1 + 2
 
 
 @pytest.mark.parametrize("flight", [0, 1, 2])
@@ -515,6 +517,26 @@ def test_a_scan_without_facts_behind_pages_in_flight_moves_with_the_last_of_them
     talk.fetched(page(start=8, scanned=9))
     talk.appended()
     assert talk.link.cursor == Cursor("e1", 7, digest(fact(7)), 9)
+
+
+def test_an_inbound_stream_that_was_made_again_halts_even_if_its_record_is_lost_too() -> None:
+    talk = level_at(6)
+    talk.fetch_fails(PeerUnreachable("gone"))
+    talk.waited()
+    assert talk.located(LocalPosition(Fence(1, "later", 0), 0, None, None)) is None
+    assert talk.link.halt is not None and talk.link.halt.reason is HaltReason.LOCAL_RESET
+
+
+def test_a_fence_that_was_just_read_is_proved_by_one_page_before_others_follow() -> None:
+    """Late bytes of a connection that is gone may still land: a page behind one that was refused must not fit."""
+    talk = Conversation()
+    talk.tell(Started())
+    talk.located(at(6, 6))
+    talk.fetched(page(7, start=7, pending=5))
+    assert talk.link.fetch is None and not talk.link.has_room
+    assert isinstance(talk.appended(), Fetch)
+    talk.fetched(page(8, start=8, pending=4))
+    assert talk.link.has_room
 
 
 def test_the_pages_of_one_answer_are_taken_in_one_after_the_other() -> None:

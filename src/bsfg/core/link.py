@@ -100,7 +100,14 @@ def advance(link: Link, event: Event) -> tuple[Link, Commands]:
 
 
 def _located(link: Link, position: LocalPosition) -> tuple[Link, Commands]:
-    link = replace(link, fence=position.fence, word=None if link.cursor is None else link.word)
+    before, now = link.fence, position.fence
+    link = replace(link, fence=now, word=None if link.cursor is None else link.word)
+    if before is not None and before.generation == now.generation and before.created != now.created:
+        # Also where the record is lost with the stream: a start is resolved once (I20, I21).
+        words = (
+            f"the inbound stream was made again: it was created at {before.created}, and now at {now.created}"
+        )
+        return halt_link(link, Halt(HaltReason.LOCAL_RESET, words))
     match resume(position):
         case Halt() as halt:
             return halt_link(link, halt)
@@ -240,7 +247,11 @@ def _appended(link: Link, ticket: int, fence: Fence) -> tuple[Link, Commands]:
     last = marked[stored - 1]
     count = sum(len(flight.facts) for flight in marked[:stored])
     link = replace(
-        link, flights=marked[stored:], fence=last.fence, facts_appended=link.facts_appended + count
+        link,
+        flights=marked[stored:],
+        fence=last.fence,
+        is_fence_proved=True,
+        facts_appended=link.facts_appended + count,
     )
     return _applied(link, last.cursor)
 

@@ -100,6 +100,8 @@ class Link:
     """Whether that fetch waits at the peer for facts to come."""
     flights: tuple[Flight, ...] = ()
     """Pages being stored, in order."""
+    is_fence_proved: bool = False
+    """Whether an append behind the fence was stored since it was read: until then one page goes out at a time."""
     fence: Fence | None = None
     cursor: Cursor | None = None
     """Of the facts that are durably here; pages in flight are not in it."""
@@ -141,7 +143,7 @@ class Link:
     @property
     def has_room(self) -> bool:
         """Whether another page may be taken in."""
-        return len(self.flights) < FLIGHTS_MAX
+        return len(self.flights) < (FLIGHTS_MAX if self.is_fence_proved else 1)
 
     @property
     def cursor_ahead(self) -> Cursor | None:

@@ -75,7 +75,11 @@ def _starts_anew(record: LinkRecord) -> bool:
 
 def _resume_without_facts(position: LocalPosition, record: LinkRecord | None) -> Resume | NeedsStart | Halt:
     if position.fence.local_sequence > 0:
-        if record is not None and record.local_sequence == position.fence.local_sequence and _starts_anew(record):
+        if (
+            record is not None
+            and record.local_sequence == position.fence.local_sequence
+            and _starts_anew(record)
+        ):
             return Resume(record.cursor, record.init, record.gaps)
         return Halt(
             HaltReason.LOCAL_RESET,

@@ -21,7 +21,7 @@ def next_step(link: Link, phase: Phase) -> Link:
 
 def forget(link: Link) -> Link:
     """Take back everything that is out, and with it the leave to pass a gap: that rests on a record that was saved."""
-    link = replace(link, step=None, fetch=None, is_polling=False, accept_gap=None)
+    link = replace(link, step=None, fetch=None, is_polling=False, accept_gap=None, is_fence_proved=False)
     return replace(link, flights=(), held=None, fetch_failure=None)
 
 

@@ -66,6 +66,7 @@ class _Agreed:
     start_sequence: int
     after: Cursor | None = None
     """The fact to agree on, once more when the page has been read; None at a start."""
+    accept_gap: tuple[int, int] | None = None
 
 
 class FetchService:
@@ -145,7 +146,8 @@ class FetchService:
         must_not_be_ahead(request.after.scanned_through, description)
         agreement = await self._agreement(peer, request.stream, request.after)
         must_follow(request.after.scanned_through, description, request.accept_gap)
-        return _Agreed(description.epoch, agreement, request.after.scanned_through + 1, request.after)
+        start = request.after.scanned_through + 1
+        return _Agreed(description.epoch, agreement, start, request.after, request.accept_gap)
 
     async def _agreement(self, peer: ZoneId, stream: StreamName, after: Cursor) -> Agreement:
         if after.sequence is None:
@@ -158,7 +160,9 @@ class FetchService:
             raise history_mismatch(stream, f"the fact at sequence {after.sequence} is another one here")
         return agreement
 
-    async def _agreement_now(self, peer: ZoneId, stream: StreamName, agreed: _Agreed, seen: LogSlice) -> Agreement:
+    async def _agreement_now(
+        self, peer: ZoneId, stream: StreamName, agreed: _Agreed, seen: LogSlice
+    ) -> Agreement:
         if agreed.after is None or not seen.facts:
             return agreed.agreement
         return await self._agreement(peer, stream, agreed.after)
@@ -183,6 +187,9 @@ class FetchService:
             self._describe(stream), self._agreement_now(caller.peer, stream, agreed, seen)
         )
         must_be_same_history(agreed.epoch, description)
+        if not seen.facts or seen.facts[0].sequence > agreed.start_sequence:
+            # What expired or was purged between the look and the read is a gap, and no hole to be passed over (I18).
+            must_follow(agreed.start_sequence - 1, description, agreed.accept_gap)
         caller.demand(ReadStream(stream))
         return Page(
             stream=stream,

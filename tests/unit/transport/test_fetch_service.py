@@ -13,7 +13,7 @@ from bsfg.model.cursor import Cursor, parse_init_mode
 from bsfg.model.fact import Fact, digest
 from bsfg.model.moment import NANOSECONDS
 from bsfg.model.names import StreamName, ZoneId
-from bsfg.model.page import Agreement, FetchRequest, Page, PageLimits
+from bsfg.model.page import Agreement, FetchRequest, LogSlice, Page, PageLimits
 from bsfg.model.policy import ReadStream
 from bsfg.ports import Confirmed
 from bsfg.substrates.memory import MemoryZone
@@ -435,6 +435,23 @@ async def test_facts_of_a_restored_stream_are_not_given_away_behind_a_fact_that_
     monkeypatch.setattr(house.zone, "fact_at", restored)
     house.zone.publish(STREAM, "batch", payload=b"new")
     assert (await refusal(polling)).code.label == "history_mismatch"
+
+
+async def test_what_is_purged_between_the_look_and_the_read_is_a_gap(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = house.zone.read
+
+    async def purged_before(stream: StreamName, after: int, limits: PageLimits) -> LogSlice:
+        house.zone.purge(JETSTREAM, 5)
+        return await read(stream, after, limits)
+
+    cursor = await house.cursor(2)
+    monkeypatch.setattr(house.zone, "read", purged_before)
+    error = await refusal(house.fetch(after=cursor))
+    assert (error.code.label, error.details["from"], error.details["to"]) == ("gap", 3, 4)
+    page = await house.fetch(after=cursor, accept_gap=(3, 4))
+    assert [fact.sequence for fact in page.facts] == [5]
 
 
 async def test_permission_is_asked_after_the_read(house: House) -> None:
