@@ -163,3 +163,10 @@ class PeerUnreachable(BsfgError):
 
 class PeerRefused(BsfgError):
     """The peer answered with an error of the contract; ``code`` and ``details`` are the peer's own words."""
+
+
+class ArtifactCorrupt(BsfgError):
+    """The bytes that came are not those that were named; both digests are in the details."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(Code.BAD_ANSWER, message, **details)

@@ -7,10 +7,11 @@ of ``bsfg.errors``; the in-memory twin and the real ones pass the same suite in 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bsfg.model.artifact import ArtifactReference, ArtifactUri
 from bsfg.model.cursor import (
     Cursor,
     Fence,
@@ -136,3 +137,73 @@ class PeerClient(Protocol):
 
     async def notify(self, stream: StreamName, head: int) -> None:
         """The peer took our advice that our stream has reached this head; it may poll earlier, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArtifact:
+    """An artifact that is wholly here and verified."""
+
+    reference: ArtifactReference
+    stored_at: int
+    """Nanoseconds since 1970."""
+
+
+class ArtifactWriting(Protocol):
+    """Bytes of one artifact on their way into the store; invisible until :meth:`finish` (I39)."""
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, those of an earlier attempt that is resumed included."""
+
+    async def write(self, piece: bytes) -> None:
+        """Append these bytes. Raises ``StoreFull`` when there is no room, ``QUOTA_EXCEEDED`` past the quota."""
+
+    async def finish(
+        self, uri: ArtifactUri, *, media_type: str | None, expected: ArtifactReference | None
+    ) -> ArtifactReference:
+        """The artifact is durable and visible under its URI on return.
+
+        The same bytes under the same URI again are done; raises ``CONFLICTING_DUPLICATE`` for others, and
+        ``ArtifactCorrupt`` with both digests where size or sha-256 are not those of ``expected``: the bytes are then
+        set aside and nothing is visible.
+        """
+
+    async def keep(self) -> None:
+        """End without finishing: what was written stays for a later attempt to resume."""
+
+    async def abandon(self) -> None:
+        """End without finishing: nothing of it stays."""
+
+
+class ArtifactStore(Protocol):
+    """Where artifacts lie, each by its sha-256, each name mapped to one digest; ``owner`` is the bucket's zone.
+
+    Names and bytes are immutable once stored. Raises ``SubstrateUnavailable`` when the store is away.
+    """
+
+    async def begin(self, owner: ZoneId, *, resume: ArtifactReference | None = None) -> ArtifactWriting:
+        """Start writing; with ``resume`` go on where an earlier attempt at this very artifact was kept.
+
+        Raises ``QUOTA_EXCEEDED`` when the zone, or this owner, has no room left.
+        """
+
+    async def find(self, uri: ArtifactUri) -> StoredArtifact | None:
+        """What is stored under this name, if anything."""
+
+    async def has(self, sha256: str) -> bool:
+        """Whether these bytes are here, verified, under whatever name."""
+
+    async def link(self, owner: ZoneId, reference: ArtifactReference) -> None:
+        """Give bytes that are here another name, durably; ``CONFLICTING_DUPLICATE`` if the name has other bytes."""
+
+    def read(self, artifact: StoredArtifact, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes from ``start`` up to and without ``end``, in pieces of bounded size."""
+
+    def stored(self, owner: ZoneId | None = None) -> AsyncIterator[StoredArtifact]:
+        """All names, of one owner or of all, in order."""
+
+    async def remove(self, uri: ArtifactUri) -> None:
+        """The name is gone, and its bytes once no other name has them."""
+
+    async def bytes_used(self, owner: ZoneId | None = None) -> int:
+        """Of one owner or of all; bytes with several names count once."""

@@ -6,8 +6,7 @@ A route parses its request, calls one method and answers what it returns; nothin
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, Protocol
 
 from aiohttp import web
@@ -22,7 +21,7 @@ from bsfg.daemon.local_guards import (
     with_token,
 )
 from bsfg.daemon.local_lines import answer_lines
-from bsfg.daemon.local_requests import DEADLINE_SECONDS, Answer, Parameters
+from bsfg.daemon.local_requests import DEADLINE_SECONDS, Answer, Parameters, answer
 from bsfg.errors import BsfgError, Code
 
 FACTS_MAX: Final = 10_000
@@ -85,10 +84,15 @@ class LocalOperations(Protocol):
     async def notify(self, peer: str, stream: str, /) -> Answer: ...
 
 
-def build_local_application(operations: LocalOperations) -> web.Application:
-    """The application for the Unix socket: every route, for this process's own user and root alone."""
+def build_local_application(
+    operations: LocalOperations, *, further: Sequence[web.RouteDef] = ()
+) -> web.Application:
+    """The application for the Unix socket: every route, for this process's own user and root alone.
+
+    ``further`` are routes of the gateway's other parts, each from a module of its own.
+    """
     application = _application(require_own_user)
-    application.router.add_routes(_routes(operations))
+    application.router.add_routes([*_routes(operations), *further])
     return application
 
 
@@ -99,6 +103,7 @@ def build_tcp_application(
     is_ready: Callable[[], bool],
     token: str | None,
     host_names: Collection[str] = (),
+    further: Sequence[web.RouteDef] = (),
 ) -> web.Application:
     """The application for the ``local:`` listener.
 
@@ -116,7 +121,7 @@ def build_tcp_application(
     application.router.add_get("/live", _state_route(lambda: True))
     application.router.add_get("/ready", _state_route(is_ready))
     if token is not None:
-        guarded = _routes(operations)
+        guarded = [*_routes(operations), *further]
         application.router.add_routes(
             web.RouteDef(route.method, route.path, with_token(route.handler, token), route.kwargs)
             for route in guarded
@@ -182,7 +187,7 @@ def _routes(operations: LocalOperations) -> list[web.RouteDef]:
 def _plain(operation: Callable[[], Awaitable[Answer]]) -> Handler:
     async def route(request: web.Request) -> web.StreamResponse:
         Parameters.of_query(request).finish()
-        return await _answer(request, operation())
+        return await answer(request, operation())
 
     return route
 
@@ -190,22 +195,9 @@ def _plain(operation: Callable[[], Awaitable[Answer]]) -> Handler:
 def _of_peer(operation: Callable[[str], Awaitable[Answer]], seconds: float = DEADLINE_SECONDS) -> Handler:
     async def route(request: web.Request) -> web.StreamResponse:
         Parameters.of_query(request).finish()
-        return await _answer(request, operation(request.match_info["peer"]), seconds)
+        return await answer(request, operation(request.match_info["peer"]), seconds)
 
     return route
-
-
-async def _answer(
-    request: web.Request, result: Awaitable[Answer], seconds: float = DEADLINE_SECONDS
-) -> web.Response:
-    try:
-        async with asyncio.timeout(seconds):
-            return web.json_response(await result)
-    except TimeoutError:
-        raise BsfgError(
-            Code.TIMED_OUT,
-            f"{request.method} {request.path}: not done within {seconds:.0f} s; what it began may still take effect",
-        ) from None
 
 
 class _Routes:
@@ -218,14 +210,14 @@ class _Routes:
         query = Parameters.of_query(request)
         peer = query.text_or_none("peer")
         query.finish()
-        return await _answer(request, self._operations.stream_info(request.match_info["stream"], peer))
+        return await answer(request, self._operations.stream_info(request.match_info["stream"], peer))
 
     async def stream_apply(self, request: web.Request) -> web.StreamResponse:
         body = await Parameters.of_body(request)
         reason = body.text("reason")
         body.finish()
         applied = self._operations.stream_apply(request.match_info["stream"], reason)
-        return await _answer(request, applied, LONG_DEADLINE_SECONDS)
+        return await answer(request, applied, LONG_DEADLINE_SECONDS)
 
     async def consumer_info(self, request: web.Request) -> web.StreamResponse:
         query = Parameters.of_query(request)
@@ -235,7 +227,7 @@ class _Routes:
             query.text_or_none("consumer"),
         )
         query.finish()
-        return await _answer(request, self._operations.consumer_info(stream, peer, consumer))
+        return await answer(request, self._operations.consumer_info(stream, peer, consumer))
 
     async def consumer_next(self, request: web.Request) -> web.StreamResponse:
         body = await Parameters.of_body(request)
@@ -248,7 +240,7 @@ class _Routes:
             "wait_seconds": body.number_or_none("wait_seconds") or 0.0,
         }
         body.finish()
-        return await _answer(request, self._operations.consumer_next(**wanted), DEADLINE_SECONDS)
+        return await answer(request, self._operations.consumer_next(**wanted), DEADLINE_SECONDS)
 
     async def append(self, request: web.Request) -> web.StreamResponse:
         query, body = Parameters.of_query(request), await Parameters.of_body(request)
@@ -257,7 +249,7 @@ class _Routes:
         body.finish()
         if len(facts) > FACTS_MAX:
             raise BsfgError(Code.TOO_LARGE, f"append: {len(facts)} facts in one call; at most {FACTS_MAX}")
-        return await _answer(request, self._operations.append(stream, facts))
+        return await answer(request, self._operations.append(stream, facts))
 
     async def append_lines(self, request: web.Request) -> web.StreamResponse:
         """The body may have any length and any pauses; it is read as fast as its lines are stored."""
@@ -290,12 +282,12 @@ class _Routes:
             "dry_run": body.flag("dry_run", default=False),
         }
         body.finish()
-        return await _answer(request, self._operations.fetch(**wanted), LONG_DEADLINE_SECONDS)
+        return await answer(request, self._operations.fetch(**wanted), LONG_DEADLINE_SECONDS)
 
     async def cursor(self, request: web.Request) -> web.StreamResponse:
         Parameters.of_query(request).finish()
         names = request.match_info
-        return await _answer(request, self._operations.cursor(names["peer"], names["stream"]))
+        return await answer(request, self._operations.cursor(names["peer"], names["stream"]))
 
     async def accept_gap(self, request: web.Request) -> web.StreamResponse:
         body, names = await Parameters.of_body(request), request.match_info
@@ -304,7 +296,7 @@ class _Routes:
         accepting = self._operations.accept_gap(
             names["peer"], names["stream"], reason=reason, dry_run=dry_run
         )
-        return await _answer(request, accepting, LONG_DEADLINE_SECONDS)
+        return await answer(request, accepting, LONG_DEADLINE_SECONDS)
 
     async def accept_epoch(self, request: web.Request) -> web.StreamResponse:
         body, names = await Parameters.of_body(request), request.match_info
@@ -316,7 +308,7 @@ class _Routes:
         }
         body.finish()
         accepting = self._operations.accept_epoch(names["peer"], names["stream"], **wanted)
-        return await _answer(request, accepting, LONG_DEADLINE_SECONDS)
+        return await answer(request, accepting, LONG_DEADLINE_SECONDS)
 
     async def rewind(self, request: web.Request) -> web.StreamResponse:
         body, names = await Parameters.of_body(request), request.match_info
@@ -324,7 +316,7 @@ class _Routes:
         if body.flag("abort", default=False):
             body.finish()
             aborting = self._operations.abort_rewind(names["peer"], names["stream"], reason=reason)
-            return await _answer(request, aborting, LONG_DEADLINE_SECONDS)
+            return await answer(request, aborting, LONG_DEADLINE_SECONDS)
         if to is None:
             raise BsfgError(Code.INVALID_REQUEST, "to is missing")
         wanted: dict[str, Any] = {
@@ -335,14 +327,14 @@ class _Routes:
         }
         body.finish()
         rewinding = self._operations.rewind(names["peer"], names["stream"], **wanted)
-        return await _answer(request, rewinding, LONG_DEADLINE_SECONDS)
+        return await answer(request, rewinding, LONG_DEADLINE_SECONDS)
 
     async def new_epoch(self, request: web.Request) -> web.StreamResponse:
         body = await Parameters.of_body(request)
         reason, dry_run = body.text("reason"), body.flag("dry_run", default=False)
         body.finish()
         beginning = self._operations.new_epoch(request.match_info["stream"], reason=reason, dry_run=dry_run)
-        return await _answer(request, beginning, LONG_DEADLINE_SECONDS)
+        return await answer(request, beginning, LONG_DEADLINE_SECONDS)
 
     async def drop_stream(self, request: web.Request) -> web.StreamResponse:
         body = await Parameters.of_body(request)
@@ -354,16 +346,16 @@ class _Routes:
             "dry_run": body.flag("dry_run", default=False),
         }
         body.finish()
-        return await _answer(request, self._operations.drop_stream(stream, **wanted), LONG_DEADLINE_SECONDS)
+        return await answer(request, self._operations.drop_stream(stream, **wanted), LONG_DEADLINE_SECONDS)
 
     async def partition(self, request: web.Request) -> web.StreamResponse:
         body = await Parameters.of_body(request)
         peer, reason, seconds = body.text("peer"), body.text("reason"), body.number_or_none("seconds")
         body.finish()
-        return await _answer(request, self._operations.partition(peer, reason, seconds))
+        return await answer(request, self._operations.partition(peer, reason, seconds))
 
     async def notify(self, request: web.Request) -> web.StreamResponse:
         body = await Parameters.of_body(request)
         peer, stream = body.text("peer"), body.text("stream")
         body.finish()
-        return await _answer(request, self._operations.notify(peer, stream))
+        return await answer(request, self._operations.notify(peer, stream))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final, NoReturn
 
 from aiohttp import web
@@ -14,6 +14,20 @@ from bsfg.errors import BsfgError, Code
 DIGITS_MAX: Final = 19
 DEADLINE_SECONDS: Final = 25.0
 Answer = dict[str, Any]
+
+
+async def answer(
+    request: web.Request, result: Awaitable[Any], seconds: float = DEADLINE_SECONDS
+) -> web.Response:
+    """The result as JSON; ``timed_out`` if it is not there in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            return web.json_response(await result)
+    except TimeoutError:
+        raise BsfgError(
+            Code.TIMED_OUT,
+            f"{request.method} {request.path}: not done within {seconds:.0f} s; what it began may still take effect",
+        ) from None
 
 
 class Parameters:

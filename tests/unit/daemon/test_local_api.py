@@ -333,7 +333,7 @@ async def test_an_operation_has_a_deadline(
     unix: aiohttp.ClientSession, operations: CannedOperations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operations.answers["cursor"] = operations.hold
-    monkeypatch.setattr(local_api._answer, "__defaults__", (0.05,))
+    monkeypatch.setattr(local_api.answer, "__defaults__", (0.05,))
     async with asyncio.timeout(10), unix.get("/v1/cursors/p/s") as response:
         assert await error_of(response) == (504, "timed_out")
 
