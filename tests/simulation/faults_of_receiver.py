@@ -65,7 +65,7 @@ def record_lost(world: World) -> bool:
     """The link record is deleted, or can't be read."""
     world.is_record_damaged = True
     world.excuses.add(HaltReason.CURSOR_UNKNOWN)
-    world.store.record = None
+    world.store.put_record(None)
     return True
 
 
@@ -76,7 +76,7 @@ def record_restored(world: World) -> bool:
 
     def restore() -> None:
         world.is_record_damaged = True
-        world.store.record = old
+        world.store.put_record(old)
         world.excuses.add(HaltReason.LOCAL_RESET)
 
     world.mischief(world.random.random() * 15.0, restore)

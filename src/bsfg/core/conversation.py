@@ -35,6 +35,7 @@ class PageFetched:
 @dataclass(frozen=True, slots=True)
 class RecordSaved:
     ticket: int
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,19 @@ class Woken:
     """Look now rather than later; by an operator also for a link that starts by hand."""
 
     by_operator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDoubted:
+    """The local store was away, or has lost something: what it acknowledged may be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the inbound stream held, asked beside the steps when the link's fence was ``since``."""
+
+    since: Fence
+    position: LocalPosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +132,8 @@ Event = (
     | StepFailed
     | Waited
     | Woken
+    | StoreDoubted
+    | Looked
     | Confirmed
     | ConfirmFailed
     | PartitionBegan
@@ -148,8 +164,11 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class SaveRecord:
+    """Save the record in place of the one with this revision, and of no other: another gateway may have written it."""
+
     ticket: int
     record: LinkRecord
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
