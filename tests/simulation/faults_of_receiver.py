@@ -63,6 +63,8 @@ def stream_full(world: World) -> bool:
 @ordinary
 def record_lost(world: World) -> bool:
     """The link record is deleted, or can't be read."""
+    if world.store.record is None:
+        return False
     world.is_record_damaged = True
     world.excuses.add(HaltReason.CURSOR_UNKNOWN)
     world.store.put_record(None)

@@ -95,7 +95,8 @@ class InboundKeep:
         floor = await self._processed_through(jetstream_stream, consumer)
         if REMOVED_KEY in (found["config"].get("metadata") or {}):
             # Known durably before they go: what is gone without that was removed by somebody else (I20).
-            await write_metadata(self._control, found, {REMOVED_KEY: str(below - 1)})
+            latest = await self._control.api(f"STREAM.INFO.{jetstream_stream}")
+            await write_metadata(self._control, latest, {REMOVED_KEY: str(below - 1)})
         answer = await self._control.api(f"STREAM.PURGE.{jetstream_stream}", {"seq": below})
         return Removed(int(answer["purged"]), max(0, below - max(first, floor + 1)))
 

@@ -94,6 +94,13 @@ class MemoryZone:
     def purge(self, jetstream_stream: str, below: int | None = None) -> None:
         self._stream(jetstream_stream).purge(below)
 
+    def lose_tail(self, jetstream_stream: str, last: int) -> None:
+        """A power cut: what lies behind ``last`` was never written, and its sequences will be used again."""
+        stream = self._stream(jetstream_stream)
+        for sequence in [found for found in stream.messages if found > last]:
+            stream.delete(sequence)
+        stream.last_sequence = min(stream.last_sequence, last)
+
     def limit(self, jetstream_stream: str, max_bytes: int | None) -> None:
         """The stream takes no more than this."""
         self._stream(jetstream_stream).max_bytes = max_bytes
