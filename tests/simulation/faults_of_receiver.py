@@ -75,6 +75,8 @@ def record_lost(world: World) -> bool:
 def record_restored(world: World) -> bool:
     """An older link record is put back."""
     old = world.store.record
+    if old is None:
+        return False
 
     def restore() -> None:
         world.is_record_damaged = True
@@ -82,7 +84,7 @@ def record_restored(world: World) -> bool:
         world.excuses.add(HaltReason.LOCAL_RESET)
 
     world.mischief(world.random.random() * 15.0, restore)
-    return old is not None
+    return True
 
 
 @of_history
