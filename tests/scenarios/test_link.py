@@ -30,6 +30,7 @@ from bsfg.core.conversation import (
     StartChosen,
     Started,
     StepFailed,
+    StoreDoubted,
     Wait,
     Waited,
     Woken,
@@ -538,6 +539,18 @@ def test_a_fence_that_was_just_read_is_proved_by_one_page_before_others_follow()
     assert isinstance(talk.appended(), Fetch)
     talk.fetched(page(8, start=8, pending=4))
     assert talk.link.has_room
+
+
+def test_several_pages_are_asked_for_only_behind_a_proved_fence() -> None:
+    talk = Conversation(replace(SETTINGS, pages_max=4))
+    talk.tell(Started())
+    talk.located(at(6, 6))
+    talk.fetched(page(7, start=7, pending=50))
+    fetch = talk.appended()
+    assert isinstance(fetch, Fetch) and fetch.pages == 4
+    talk.tell(StoreDoubted())
+    fetch = talk.located(at(7, 7))
+    assert isinstance(fetch, Fetch) and fetch.pages == 1, "late bytes may still meet the fence that was just read"
 
 
 def test_the_pages_of_one_answer_are_taken_in_one_after_the_other() -> None:

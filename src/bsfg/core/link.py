@@ -195,7 +195,9 @@ def _fetch(link: Link, wait_seconds: float) -> tuple[Link, Commands]:
         accept_gap=link.accept_gap,
     )
     is_behind = link.word is not None and link.word.pending > 0
-    return link, (Fetch(ticket, request, link.settings.pages_max if is_behind else 1),)
+    # Behind a fence that is not proved one page goes out at a time, so no more are asked for.
+    pages = link.settings.pages_max if is_behind and link.is_fence_proved else 1
+    return link, (Fetch(ticket, request, pages),)
 
 
 def _page_fetched(link: Link, page: Page) -> tuple[Link, Commands]:
