@@ -138,8 +138,7 @@ def test_going_on_with_what_was_believed_when_the_store_returns_is_caught() -> N
 
     def cut_the_power_of_an_external_store(world: World) -> None:
         world.store.is_strict = False
-        for seconds in (14.0, 26.0):
-            world.mischief(seconds, partial(_lose_power_under_a_living_gateway, world))
+        world.mischief(world.profile.seconds - 0.7, partial(_lose_power_under_a_living_gateway, world))
 
     patched = {"advance": only_wakes, "LOOK_SECONDS": 1e6}
     must_be_caught("lost", bsfg.daemon.driver, patched, cut_the_power_of_an_external_store)
