@@ -178,7 +178,7 @@ class Stage:
         while pairs and time.monotonic() - began < seconds:
             receiver, peer, stream = pairs[0]
             last = self.cursor(receiver, peer, stream)
-            if self._is_level(last, peer, stream):
+            if self.is_level(last, peer, stream):
                 pairs.pop(0)
             else:
                 time.sleep(POLL_SECONDS)
@@ -187,7 +187,8 @@ class Stage:
             raise Stuck(f"{pairs[0][2]} at {pairs[0][0]} is not level after {seconds:.0f} s: {state}")
         return time.monotonic() - began
 
-    def _is_level(self, row: dict[str, Any] | None, peer: str, stream: str) -> bool:
+    def is_level(self, row: dict[str, Any] | None, peer: str, stream: str) -> bool:
+        """Whether a link says so, and has scanned as far as its source goes."""
         if row is None or row["state"] != LEVEL:
             return False
         try:
