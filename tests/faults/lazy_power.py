@@ -8,16 +8,14 @@ link out as the manual says.
 from __future__ import annotations
 
 import random
-import tempfile
 import time
-from pathlib import Path
 from typing import Any, Final
 
 from tests.faults import power
-from tests.faults.disk import Disk, image_folder
+from tests.faults.disk import Disk
 from tests.faults.judge import judge_copy, read_copy, read_source
 from tests.faults.report import Report
-from tests.faults.stage import ORDERS, POLL_SECONDS, Stage, Stuck, staged
+from tests.faults.stage import ORDERS, POLL_SECONDS, Stage, Stuck
 from tests.support.lab_zones import ENTERPRISE, OPERATIONAL, PLANT
 
 from bsfg.cli.local_client import route
@@ -31,16 +29,8 @@ NAMES: Final = ("ahead_of_source", "diverged", "local_reset", "gap", "conflictin
 def run(seed: int, cuts: int, until: float = float("inf")) -> Report:
     """So many cuts of plant-a at the server's default sync, as far as they fit before ``until`` (monotonic seconds)."""
     report = Report("power cuts under lazy", seed)
-    images = tempfile.TemporaryDirectory(prefix="bsfg-disk-", dir=image_folder(Path(tempfile.gettempdir())))
-    with images as folder, staged(seed, is_lazy=True) as stage:
-        disk = Disk.under(stage.zone(PLANT).home, Path(folder))
-        try:
-            _cut_again_and_again(stage, disk, cuts, report, until)
-        except Stuck as stuck:
-            report.wrong.append(f"stuck: {stuck}")
-        finally:
-            stage.end()
-            disk.remove()
+    with power.on_a_disk(report, is_lazy=True) as (stage, disk):
+        _cut_again_and_again(stage, disk, cuts, report, until)
     return report
 
 

@@ -10,6 +10,8 @@ import random
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -34,17 +36,24 @@ def run(seed: int, cuts: int, *, is_lazy: bool, until: float = float("inf")) -> 
     """So many cuts of plant-a, as far as they fit before ``until`` (monotonic seconds)."""
     name = "power cuts at default sync, the control" if is_lazy else "power cuts under strict"
     report = Report(name, seed)
+    with on_a_disk(report, is_lazy=is_lazy) as (stage, disk):
+        _cut_again_and_again(stage, disk, cuts, report, is_lazy, until)
+    return report
+
+
+@contextmanager
+def on_a_disk(report: Report, *, is_lazy: bool) -> Iterator[tuple[Stage, Disk]]:
+    """A lab whose plant-a lies on a disk of its own; what gets stuck inside the block is wrong."""
     images = tempfile.TemporaryDirectory(prefix="bsfg-disk-", dir=image_folder(Path(tempfile.gettempdir())))
-    with images as folder, staged(seed, is_lazy=is_lazy) as stage:
+    with images as folder, staged(report.seed, is_lazy=is_lazy) as stage:
         disk = Disk.under(stage.zone(PLANT).home, Path(folder))
         try:
-            _cut_again_and_again(stage, disk, cuts, report, is_lazy, until)
+            yield stage, disk
         except Stuck as stuck:
             report.wrong.append(f"stuck: {stuck}")
         finally:
             stage.end()
             disk.remove()
-    return report
 
 
 def _cut_again_and_again(
