@@ -17,12 +17,13 @@ from bsfg.daemon.gateway import Gateway, Parts
 from bsfg.daemon.generations import Generations
 from bsfg.daemon.healing import HealedInboundLog, Healer, WriteErrors
 from bsfg.daemon.keep import InboundKeeper
-from bsfg.daemon.links import LinkSupervisor
+from bsfg.daemon.link_reporter import LinkReporter
+from bsfg.daemon.links import LinkMeans, LinkSupervisor
 from bsfg.daemon.partitions import Partitions
 from bsfg.daemon.peer_table import PeerTable
+from bsfg.daemon.running_link import Links
 from bsfg.daemon.store_keeper import StoreKeeper
 from bsfg.model.cursor import LinkName, LinkState
-from bsfg.ports import InboundLog
 from bsfg.substrates.generations import JetStreamGenerations
 from bsfg.substrates.inbound_keep import InboundKeep
 from bsfg.substrates.provisioning import provision_local
@@ -95,16 +96,17 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
     )
     home, limits = zone.configuration.paths, zone.configuration.zone.limits
     healer = _healer(zone, store, lambda: links)
-    links = LinkSupervisor(
+    means = LinkMeans(
         HealedInboundLog(store.inbound, healer),
         FileQuarantine(home.data / "quarantine", limits.quarantine_bytes),
         clock,
-        journal,
-        zone.telemetry,
         peers.client,
-        peers.answered,
-        peers.silent,
     )
+    reporter = LinkReporter(journal, zone.telemetry, peers.answered, peers.silent)
+    links: Links = LinkSupervisor(means, reporter)
+    reporter.duplicates_of = lambda name: _duplicates(links, name)
+    keep = _keep(zone, store, links, lambda: gateway.configuration.links)
+    reporter.became_level = keep.soon
     parts = Parts(
         clock=clock,
         journal=journal,
@@ -117,8 +119,8 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
         exports=Exports(store.exported, store.confirmations, clock),
         keeper=StoreKeeper(store.control, provision, links.wake_all, journal),
         healer=healer,
-        generations=_generations(zone, store, links, lambda log: HealedInboundLog(log, healer)),
-        keep=_keep(zone, store, links, lambda: gateway.configuration.links),
+        generations=_generations(zone, store, links, means, reporter, healer),
+        keep=keep,
         substrate_state=substrate_state,
         build_trust=lambda configuration: build_trust(configuration, gateway.trust),
     )
@@ -126,7 +128,12 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
     return gateway
 
 
-def _healer(zone: Zone, store: Store, links: Callable[[], LinkSupervisor]) -> Healer:
+def _duplicates(links: Links, name: LinkName) -> int:
+    running = links.driver(name)
+    return running.link.facts_duplicate if running is not None else 0
+
+
+def _healer(zone: Zone, store: Store, links: Callable[[], Links]) -> Healer:
     embedded = store.embedded
     return Healer(
         data=zone.configuration.paths.data,
@@ -144,19 +151,28 @@ def _healer(zone: Zone, store: Store, links: Callable[[], LinkSupervisor]) -> He
 
 
 def _generations(
-    zone: Zone, store: Store, links: LinkSupervisor, healed: Callable[[InboundLog], InboundLog]
+    zone: Zone, store: Store, links: Links, means: LinkMeans, reporter: LinkReporter, healer: Healer
 ) -> Generations:
     report = lambda text: zone.journal.warning("substrate_lost", message=text)  # noqa: E731
     kept = JetStreamGenerations(
         store.control, store.connect, store.inbound, replicas=store.replicas, report=report
     )
-    return Generations(kept, links, zone.audit, zone.journal, lambda: store.control.connected, healed)
+    return Generations(
+        kept,
+        links,
+        means,
+        reporter,
+        zone.audit,
+        zone.journal,
+        lambda: store.control.connected,
+        lambda log: HealedInboundLog(log, healer),
+    )
 
 
 def _keep(
-    zone: Zone, store: Store, links: LinkSupervisor, configured: Callable[[], Mapping[LinkName, LinkConfig]]
+    zone: Zone, store: Store, links: Links, configured: Callable[[], Mapping[LinkName, LinkConfig]]
 ) -> InboundKeeper:
-    keep = InboundKeeper(
+    return InboundKeeper(
         InboundKeep(store.control, store.connect),
         links,
         configured,
@@ -165,8 +181,6 @@ def _keep(
         zone.journal,
         zone.telemetry,
     )
-    links.became_level = keep.soon
-    return keep
 
 
 def _client(zone: Zone, config: PeerConfig, names: NameResolver) -> HttpPeerClient:

@@ -15,15 +15,14 @@ from structlog.typing import FilteringBoundLogger
 from bsfg.config.values import Configuration
 from bsfg.core.conversation import Woken
 from bsfg.daemon.audit import AuditLog
-from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.exports import REFRESH_SECONDS, Exports
 from bsfg.daemon.gauges import GaugeReadings, families
 from bsfg.daemon.generations import Generations
 from bsfg.daemon.healing import Healer
 from bsfg.daemon.keep import InboundKeeper
-from bsfg.daemon.links import LinkSupervisor
 from bsfg.daemon.partitions import Partition, Partitions
 from bsfg.daemon.peer_table import PeerTable
+from bsfg.daemon.running_link import Links, RunningLink
 from bsfg.daemon.store_keeper import StoreKeeper
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.daemon.views import cursor_row
@@ -49,7 +48,7 @@ class Parts:
     telemetry: Telemetry
     access: Access
     peers: PeerTable
-    links: LinkSupervisor
+    links: Links
     partitions: Partitions
     exports: Exports
     keeper: StoreKeeper
@@ -171,6 +170,7 @@ class Gateway:
             )
         if self.reload_error is not None:
             found.append(f"the configuration on disk does not run: {self.reload_error.splitlines()[0]}")
+        found += self.parts.links.problems()
         for row in self.cursor_rows():
             if row["state"] in ("halted", "stalled", "local_full", "local_unavailable"):
                 found.append(
@@ -186,7 +186,7 @@ class Gateway:
     def cursor_rows(self) -> list[dict[str, Any]]:
         return [self.cursor_row(driver) for driver in self.parts.links.drivers]
 
-    def cursor_row(self, driver: LinkDriver) -> dict[str, Any]:
+    def cursor_row(self, driver: RunningLink) -> dict[str, Any]:
         """One link as ``cursor query`` prints it; ``rewinding`` is there only while a generation is being built."""
         row = cursor_row(driver, self.parts.links, self.parts.peers.monitor(driver.name.peer))
         building = self.parts.generations.building(driver.name)
