@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.trust import build_trust
@@ -12,6 +14,7 @@ from bsfg.config.values import (
     LinkConfig,
     PeerConfig,
 )
+from bsfg.daemon import failpoints
 from bsfg.daemon.exports import Exports
 from bsfg.daemon.gateway import Gateway, Parts
 from bsfg.daemon.generations import Generations
@@ -23,16 +26,23 @@ from bsfg.daemon.partitions import Partitions
 from bsfg.daemon.peer_table import PeerTable
 from bsfg.daemon.running_link import Links
 from bsfg.daemon.store_keeper import StoreKeeper
+from bsfg.daemon.worker_links import WorkerLinks
+from bsfg.daemon.worker_process import Program
+from bsfg.daemon.worker_words import Beginning
 from bsfg.model.cursor import LinkName, LinkState
+from bsfg.ports import Clock
 from bsfg.substrates.generations import JetStreamGenerations
 from bsfg.substrates.inbound_keep import InboundKeep
 from bsfg.substrates.provisioning import provision_local
 from bsfg.substrates.quarantine import FileQuarantine
 from bsfg.substrates.stream_configs import StreamSpec
+from bsfg.transport.access import Access
 from bsfg.transport.client import HttpPeerClient
 from bsfg.transport.client_connection import ClientLimits, PeerEndpoint
 from bsfg.transport.resolver import NameResolver
 from bsfg.transport.trust import TrustStore
+
+WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "bsfg.bootstrap.worker")
 
 
 def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
@@ -89,7 +99,9 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
 
     names = NameResolver(clock)
     peers = PeerTable(
-        lambda config: _client(zone, config, names),
+        lambda config: make_client(
+            config, zone.access, clock, zone.configuration.zone.limits.connect_seconds, names
+        ),
         clock,
         journal,
         lambda peer: gateway.peer_became_reachable(peer),
@@ -104,6 +116,19 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
     )
     reporter = LinkReporter(journal, zone.telemetry, peers.answered, peers.silent)
     links: Links = LinkSupervisor(means, reporter)
+    if limits.worker_processes:
+        links = WorkerLinks(
+            limits.worker_processes,
+            Program(WORKER_COMMAND, _worker_environment),
+            lambda index: _beginning(zone, store, index),
+            zone.access,
+            lambda: gateway.configuration.peers,
+            reporter,
+            healer,
+            clock,
+            journal,
+            lambda seconds, place: gateway.loop_stalled(seconds, place),
+        )
     reporter.duplicates_of = lambda name: _duplicates(links, name)
     keep = _keep(zone, store, links, lambda: gateway.configuration.links)
     reporter.became_level = keep.soon
@@ -126,6 +151,17 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
     )
     gateway = Gateway(parts, zone.configuration, trust)
     return gateway
+
+
+def _beginning(zone: Zone, store: Store, index: int) -> Beginning:
+    target, configuration = store.target, zone.configuration
+    return Beginning(index, configuration.home, configuration.zone, target.urls, target.seed_file)
+
+
+def _worker_environment(is_first: bool) -> dict[str, str]:
+    """Ours, without the words to systemd, which are ours to say; a failpoint is for one life."""
+    dropped = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", *(() if is_first else (failpoints.VARIABLE,))}
+    return {name: value for name, value in os.environ.items() if name not in dropped}
 
 
 def _duplicates(links: Links, name: LinkName) -> int:
@@ -183,7 +219,9 @@ def _keep(
     )
 
 
-def _client(zone: Zone, config: PeerConfig, names: NameResolver) -> HttpPeerClient:
+def make_client(
+    config: PeerConfig, access: Access, clock: Clock, connect_seconds: float, names: NameResolver
+) -> HttpPeerClient:
+    """A client of one peer, under the access in force."""
     endpoint = PeerEndpoint(config.id, config.rule, config.endpoint.host, config.endpoint.port)
-    limits = ClientLimits(connect_seconds=zone.configuration.zone.limits.connect_seconds)
-    return HttpPeerClient(endpoint, zone.access, zone.clock, limits, names)
+    return HttpPeerClient(endpoint, access, clock, ClientLimits(connect_seconds=connect_seconds), names)

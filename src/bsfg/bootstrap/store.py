@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from bsfg.config.values import (
     Durability,
     EmbeddedSubstrate,
     ExternalSubstrate,
+    ZoneConfig,
 )
 from bsfg.substrates.control import Control
 from bsfg.substrates.durability import LAZY, STRICT, Ask, DurabilityWatch, ask_monitors, ask_system_account
@@ -39,6 +40,7 @@ class Store:
     confirmations: JetStreamConfirmations
     partitions: JetStreamPartitions
     embedded: EmbeddedServer | None
+    target: NatsTarget
     replicas: int
     durability: Callable[[], tuple[str, str | None]]
     """What an ack means, and why nothing better can be said."""
@@ -63,18 +65,7 @@ async def open_store(zone: Zone, stack: AsyncExitStack) -> Store:
         epoch_began=lambda *words: epoch_began(zone, *words),
     )
     stack.callback(exported.close)
-    substrate = zone.configuration.zone.substrate
-    inbound = JetStreamInboundLog(
-        control,
-        connect,
-        zone=zone.configuration.zone.zone,
-        replicas=replicas,
-        report=report,
-        strategy=Strategy.PIPELINED
-        if zone.configuration.zone.durability is Durability.LAZY
-        else Strategy.ATOMIC,
-        is_exclusive=isinstance(substrate, EmbeddedSubstrate) or substrate.inbound_exclusive,
-    )
+    inbound = inbound_log(zone.configuration.zone, control, connect, report)
     stack.callback(inbound.close)
     return Store(
         control,
@@ -84,8 +75,28 @@ async def open_store(zone: Zone, stack: AsyncExitStack) -> Store:
         JetStreamConfirmations(control, replicas=replicas, report=report),
         JetStreamPartitions(control, replicas=replicas, report=report),
         embedded,
+        target,
         replicas,
         durability,
+    )
+
+
+def inbound_log(
+    config: ZoneConfig,
+    control: Control,
+    connect: Callable[[], Awaitable[NatsConnection]],
+    report: Callable[[str], None],
+) -> JetStreamInboundLog:
+    """The inbound streams, written as the zone's durability and substrate want it."""
+    substrate = config.substrate
+    return JetStreamInboundLog(
+        control,
+        connect,
+        zone=config.zone,
+        replicas=1 if isinstance(substrate, EmbeddedSubstrate) else substrate.replicas,
+        report=report,
+        strategy=Strategy.PIPELINED if config.durability is Durability.LAZY else Strategy.ATOMIC,
+        is_exclusive=isinstance(substrate, EmbeddedSubstrate) or substrate.inbound_exclusive,
     )
 
 
@@ -126,11 +137,7 @@ async def _open_substrate(zone: Zone, stack: AsyncExitStack) -> tuple[EmbeddedSe
     if isinstance(substrate, ExternalSubstrate):
         if substrate.credentials is not None:
             check_private(substrate.credentials)
-        return (
-            None,
-            NatsTarget(substrate.urls, None, substrate.credentials, _nats_tls(substrate)),
-            substrate.replicas,
-        )
+        return None, external_target(substrate), substrate.replicas
     assert isinstance(substrate, EmbeddedSubstrate)
     embedded = EmbeddedServer(
         zone.configuration.home,
@@ -148,6 +155,11 @@ async def _open_substrate(zone: Zone, stack: AsyncExitStack) -> tuple[EmbeddedSe
     await embedded.start()
     stack.push_async_callback(embedded.stop)
     return embedded, NatsTarget((embedded.url,), embedded.paths.gateway_seed, None, None), 1
+
+
+def external_target(substrate: ExternalSubstrate) -> NatsTarget:
+    """Servers that others run, and our credentials there."""
+    return NatsTarget(substrate.urls, None, substrate.credentials, _nats_tls(substrate))
 
 
 def _nats_tls(substrate: ExternalSubstrate) -> ssl.SSLContext | None:

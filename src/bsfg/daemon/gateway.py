@@ -20,6 +20,7 @@ from bsfg.daemon.gauges import GaugeReadings, families
 from bsfg.daemon.generations import Generations
 from bsfg.daemon.healing import Healer
 from bsfg.daemon.keep import InboundKeeper
+from bsfg.daemon.loop_watch import watch_loop
 from bsfg.daemon.partitions import Partition, Partitions
 from bsfg.daemon.peer_table import PeerTable
 from bsfg.daemon.running_link import Links, RunningLink
@@ -33,7 +34,6 @@ from bsfg.ports import Clock
 from bsfg.transport.access import Access
 from bsfg.transport.trust import TrustStore
 
-STALL_SECONDS: Final = 1.0
 FIRST_STORE_SECONDS: Final = 3.0
 CERTIFICATE_WARNING_SECONDS: Final = 30 * 86_400
 
@@ -87,7 +87,7 @@ class Gateway:
         await self._apply()
         self._spawn(parts.partitions.run(), "partitions")
         self._spawn(self._refresh_exports(), "exports")
-        self._spawn(self._watch_loop(), "loop watch")
+        self._spawn(watch_loop(parts.clock, self.loop_stalled), "loop watch")
         self._spawn(parts.healer.run(), "healer")
         self._spawn(parts.generations.run(), "generations")
         self._spawn(parts.keep.run(), "keep")
@@ -259,15 +259,10 @@ class Gateway:
             await self.parts.exports.refresh(self.exported())
             await asyncio.sleep(REFRESH_SECONDS)
 
-    async def _watch_loop(self) -> None:
-        """Name every second in which the loop did not run: nothing else would."""
-        while True:
-            before = self.parts.clock.monotonic()
-            await asyncio.sleep(STALL_SECONDS / 2)
-            late = self.parts.clock.monotonic() - before - STALL_SECONDS / 2
-            if late > STALL_SECONDS:
-                self.parts.telemetry.loop_stalls.inc()
-                self.parts.journal.warning("loop_stalled", message=f"the loop did not run for {late:.1f} s")
+    def loop_stalled(self, seconds: float, place: str = "the loop") -> None:
+        """A loop of this gateway did not run for so long."""
+        self.parts.telemetry.loop_stalls.inc()
+        self.parts.journal.warning("loop_stalled", message=f"{place} did not run for {seconds:.1f} s")
 
     def _spawn(self, work: Any, name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
@@ -293,6 +288,8 @@ def refuse_unreloadable(before: Configuration, after: Configuration) -> None:
         "log",
     )
     found = [key for key in keys if getattr(before.zone, key) != getattr(after.zone, key)]
+    if before.zone.limits.worker_processes != after.zone.limits.worker_processes:
+        found.append("limits.worker_processes")
     if found:
         names = ", ".join(key.removesuffix("_rule") for key in found)
         raise BsfgError(
