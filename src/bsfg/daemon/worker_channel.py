@@ -30,7 +30,7 @@ class _Words(pickle.Unpickler):
         if (module, name) not in _OTHERS and not (module.startswith("bsfg.") and "." not in name):
             raise pickle.UnpicklingError(f"{module}.{name} is no word of ours")
         found = super().find_class(module, name)
-        if module.startswith("bsfg.") and found.__module__ != module:
+        if module.startswith("bsfg.") and getattr(found, "__module__", None) != module:
             raise pickle.UnpicklingError(f"{module}.{name} is no word of ours")
         return found
 

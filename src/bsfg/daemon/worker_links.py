@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -32,6 +32,8 @@ from bsfg.model.names import ZoneId
 from bsfg.ports import Clock
 from bsfg.transport.access import Access
 from bsfg.transport.trust import TrustStore
+
+PEERS_SHOWN_MAX: Final = 10
 
 
 @dataclass
@@ -211,6 +213,12 @@ class WorkerLinks:
             self._limits,
         )
         return orders, access.trust
+
+    def described(self, index: int) -> str:
+        peers = sorted(peer for peer, place in self._places.items() if place == index)
+        count = sum(self._places[name.peer] == index for name in self._configs)
+        shown = ", ".join(peers[:PEERS_SHOWN_MAX]) + (" and others" if len(peers) > PEERS_SHOWN_MAX else "")
+        return f"{count} links of {shown}" if peers else "no links yet"
 
     def heard(self, index: int, report: Report) -> None:
         worker = self._workers[index]

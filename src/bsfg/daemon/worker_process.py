@@ -29,6 +29,7 @@ ORDERS_TICKS_MAX: Final = 6
 """What was revoked must not be used for longer than five seconds (I34)."""
 ASK_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 4.0
+LAST_WORDS_SECONDS: Final = 1.0
 STEADY_SECONDS: Final = 60.0
 """Having run for so long, a worker that ends is started again as soon as the first time."""
 STDERR_BYTES_MAX: Final = 64 * 1024
@@ -42,6 +43,9 @@ class Owner(Protocol):
 
     def orders(self, index: int, number: int, known: TrustStore | None) -> tuple[Orders, TrustStore]:
         """What the worker is to do now, and the trust that this lets it know."""
+
+    def described(self, index: int) -> str:
+        """What the worker runs, for the log."""
 
     def heard(self, index: int, report: Report) -> None: ...
 
@@ -227,7 +231,9 @@ class WorkerProcess:
                 self._taken, self._orders_ticks = number, 0
                 if not self._is_up:
                     self._is_up, self.problem = True, None
-                    self.journal.info("worker_started", message=f"{self.title} runs its links")
+                    self.journal.info(
+                        "worker_started", message=f"{self.title} runs {self.owner.described(self.index)}"
+                    )
                 self._tell()
             case Answer(number=number, snapshot=snapshot):
                 answer = self._asked.get(number)
@@ -242,11 +248,11 @@ class WorkerProcess:
             await asyncio.sleep(TICK_SECONDS)
             self.send(Beat())
             self._silent_ticks += 1
-            if self._silent_ticks > (SILENT_TICKS_MAX if self._is_up else STARTING_TICKS_MAX):
+            if self._silent_ticks >= (SILENT_TICKS_MAX if self._is_up else STARTING_TICKS_MAX):
                 return f"has not answered for {self._silent_ticks * TICK_SECONDS:.0f} s"
             if self._is_up and self._taken < self._ordered:
                 self._orders_ticks += 1
-                if self._orders_ticks > ORDERS_TICKS_MAX:
+                if self._orders_ticks >= ORDERS_TICKS_MAX:
                     return f"has not taken its orders within {ORDERS_TICKS_MAX * TICK_SECONDS:.0f} s"
 
     async def _bury(self, process: asyncio.subprocess.Process) -> None:
@@ -257,7 +263,7 @@ class WorkerProcess:
         if process.returncode is None and not self._is_stopping:
             with contextlib.suppress(TimeoutError):
                 # One that ends by itself says more by its own status.
-                async with asyncio.timeout(TICK_SECONDS):
+                async with asyncio.timeout(LAST_WORDS_SECONDS):
                     await process.wait()
         if not self._is_stopping:
             self._kill()
