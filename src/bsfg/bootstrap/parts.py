@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from bsfg.bootstrap.links import make_client
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.trust import build_trust
 from bsfg.bootstrap.zone import Zone, epoch_began, stream_names, tell_differences
 from bsfg.config.values import (
     LinkConfig,
-    PeerConfig,
 )
 from bsfg.daemon import failpoints
 from bsfg.daemon.exports import Exports
@@ -30,15 +30,11 @@ from bsfg.daemon.worker_links import WorkerLinks
 from bsfg.daemon.worker_process import Program
 from bsfg.daemon.worker_words import Beginning
 from bsfg.model.cursor import LinkName, LinkState
-from bsfg.ports import Clock
 from bsfg.substrates.generations import JetStreamGenerations
 from bsfg.substrates.inbound_keep import InboundKeep
 from bsfg.substrates.provisioning import provision_local
 from bsfg.substrates.quarantine import FileQuarantine
 from bsfg.substrates.stream_configs import StreamSpec
-from bsfg.transport.access import Access
-from bsfg.transport.client import HttpPeerClient
-from bsfg.transport.client_connection import ClientLimits, PeerEndpoint
 from bsfg.transport.resolver import NameResolver
 from bsfg.transport.trust import TrustStore
 
@@ -217,11 +213,3 @@ def _keep(
         zone.journal,
         zone.telemetry,
     )
-
-
-def make_client(
-    config: PeerConfig, access: Access, clock: Clock, connect_seconds: float, names: NameResolver
-) -> HttpPeerClient:
-    """A client of one peer, under the access in force."""
-    endpoint = PeerEndpoint(config.id, config.rule, config.endpoint.host, config.endpoint.port)
-    return HttpPeerClient(endpoint, access, clock, ClientLimits(connect_seconds=connect_seconds), names)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from bsfg.bootstrap.links import external_target, inbound_log
 from bsfg.bootstrap.zone import Zone, epoch_began
 from bsfg.config.permissions import check_private
 from bsfg.config.values import (
     Durability,
     EmbeddedSubstrate,
     ExternalSubstrate,
-    ZoneConfig,
 )
 from bsfg.substrates.control import Control
 from bsfg.substrates.durability import LAZY, STRICT, Ask, DurabilityWatch, ask_monitors, ask_system_account
 from bsfg.substrates.embedded import EmbeddedObserver, EmbeddedServer
-from bsfg.substrates.inbound_messages import Strategy
 from bsfg.substrates.jetstream import (
     JetStreamConfirmations,
     JetStreamExportedLog,
@@ -81,25 +80,6 @@ async def open_store(zone: Zone, stack: AsyncExitStack) -> Store:
     )
 
 
-def inbound_log(
-    config: ZoneConfig,
-    control: Control,
-    connect: Callable[[], Awaitable[NatsConnection]],
-    report: Callable[[str], None],
-) -> JetStreamInboundLog:
-    """The inbound streams, written as the zone's durability and substrate want it."""
-    substrate = config.substrate
-    return JetStreamInboundLog(
-        control,
-        connect,
-        zone=config.zone,
-        replicas=1 if isinstance(substrate, EmbeddedSubstrate) else substrate.replicas,
-        report=report,
-        strategy=Strategy.PIPELINED if config.durability is Durability.LAZY else Strategy.ATOMIC,
-        is_exclusive=isinstance(substrate, EmbeddedSubstrate) or substrate.inbound_exclusive,
-    )
-
-
 def _watch_durability(
     zone: Zone, control: Control, target: NatsTarget, stack: AsyncExitStack
 ) -> Callable[[], tuple[str, str | None]]:
@@ -155,14 +135,3 @@ async def _open_substrate(zone: Zone, stack: AsyncExitStack) -> tuple[EmbeddedSe
     await embedded.start()
     stack.push_async_callback(embedded.stop)
     return embedded, NatsTarget((embedded.url,), embedded.paths.gateway_seed, None, None), 1
-
-
-def external_target(substrate: ExternalSubstrate) -> NatsTarget:
-    """Servers that others run, and our credentials there."""
-    return NatsTarget(substrate.urls, None, substrate.credentials, _nats_tls(substrate))
-
-
-def _nats_tls(substrate: ExternalSubstrate) -> ssl.SSLContext | None:
-    if substrate.ca is None and not any(url.startswith("tls://") for url in substrate.urls):
-        return None
-    return ssl.create_default_context(cafile=str(substrate.ca) if substrate.ca else None)

@@ -15,8 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 
-from bsfg.bootstrap.parts import make_client
-from bsfg.bootstrap.store import external_target, inbound_log
+from bsfg.bootstrap.links import external_target, inbound_log, make_client
 from bsfg.config.home import Home
 from bsfg.config.values import ExternalSubstrate
 from bsfg.daemon import failpoints

@@ -24,7 +24,8 @@ from bsfg.transport.trust import TrustStore
 
 TICK_SECONDS: Final = 0.5
 SILENT_TICKS_MAX: Final = 10
-STARTING_TICKS_MAX: Final = 40
+STARTING_TICKS_MAX: Final = 120
+"""A minute: on a machine that is very busy even a start takes long, and killing it would help nobody."""
 ORDERS_TICKS_MAX: Final = 6
 """What was revoked must not be used for longer than five seconds (I34)."""
 ASK_SECONDS: Final = 10.0
