@@ -42,6 +42,7 @@ from bsfg.core.conversation import (
 from bsfg.core.link import advance
 from bsfg.core.link_state import Link, Phase, StepFailure, state_of
 from bsfg.daemon import failpoints
+from bsfg.daemon.running_link import InHand
 from bsfg.daemon.scheduling import ADMISSION_SECONDS_MAX, LinkTraffic, PeerTraffic, Turn
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import LinkName, LinkState
@@ -119,10 +120,21 @@ class LinkDriver:
             return LinkState.STALLED
         return state
 
+    @property
+    def in_hand(self) -> InHand:
+        """Facts that were fetched and are not yet durable."""
+        flights = self.link.flights
+        return InHand(self.link.facts_in_hand, flights[0].facts[0].time if flights else None)
+
     def tell(self, event: Event) -> None:
         """Give the link an outside word; dropped when the link is so far behind that it will look anyway."""
         with contextlib.suppress(asyncio.QueueFull):
             self._events.put_nowait(event)
+
+    async def instruct(self, event: Event) -> Link:
+        """As :meth:`tell`; the link as it was just before (``running_link.RunningLink``)."""
+        self.tell(event)
+        return self.link
 
     async def run(self) -> None:
         """Drive the link until cancelled."""
