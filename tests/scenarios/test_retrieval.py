@@ -46,7 +46,7 @@ DENIED = PeerRefused(Code.ARTIFACT_DENIED, "not available to this peer")
 AWAY = PeerUnreachable("the connection was closed", reason="reset")
 FULL = StoreFull("no space left")
 QUOTA = BsfgError(Code.QUOTA_EXCEEDED, "the quota of this owner is used up")
-SWAPPED = ArtifactCorrupt("its bytes are others", expected_sha256=NAMED, found_sha256=OTHER)
+SWAPPED = ArtifactCorrupt("its bytes are others", expected_sha256=NAMED, sha256=OTHER)
 STRANGE = BsfgError(Code.BAD_ANSWER, "the peer's answer breaks the contract")
 ERRORS = [MISSING, DENIED, AWAY, FULL, QUOTA, SWAPPED, STRANGE]
 

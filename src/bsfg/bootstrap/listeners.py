@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+
+from aiohttp import web
 
 from bsfg import __version__
 from bsfg.bootstrap.store import Store
@@ -47,15 +50,23 @@ def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitSta
     return service
 
 
-async def open_local(zone: Zone, gateway: Gateway, operations: Operations, stack: AsyncExitStack) -> None:
+async def open_local(
+    zone: Zone,
+    gateway: Gateway,
+    operations: Operations,
+    further: Sequence[web.RouteDef],
+    stack: AsyncExitStack,
+) -> None:
     config = zone.configuration.zone
-    unix = await serve_unix(build_local_application(operations), zone.configuration.paths.run)
+    local = build_local_application(operations, further=further)
+    unix = await serve_unix(local, zone.configuration.paths.run)
     stack.push_async_callback(unix.close)
     application = build_tcp_application(
         operations,
         metrics=zone.telemetry.exposition,
         is_ready=lambda: gateway.parts.keeper.is_ready,
         token=_token(config.local_token_file),
+        further=further,
     )
     tcp = await serve_tcp(application, config.local.host, config.local.port)
     stack.push_async_callback(tcp.close)

@@ -262,7 +262,7 @@ def _failed(retrieval: Retrieval, event: TransferFailed) -> tuple[Retrieval, Com
     failures = before.failures if is_cut else before.failures + 1
     pause = retrieval.patience.pause(cuts if is_cut else failures, event.chance, is_cut=is_cut)
     is_refused = cause is Cause.FORBIDDEN and not retrieval.is_policy_changed
-    found = event.error.details.get("found_sha256") if cause is Cause.CORRUPT else None
+    found = event.error.details.get("sha256") if cause is Cause.CORRUPT else None
     artifact = replace(
         before,
         state=_STATES.get(cause, before.state),

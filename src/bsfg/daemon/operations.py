@@ -57,7 +57,7 @@ class Operations(StreamOperations):
             "zone": zone.zone,
             "identity": zone.identity_rule.identity,
             "health": "degraded" if problems else "ok",
-            "problems": problems,
+            "problems": problems + gateway.parts.artifacts.notices(),
             "version": __version__,
             "started_at": format_time(gateway.started_at),
             "durability": zone.durability.value,
@@ -71,7 +71,7 @@ class Operations(StreamOperations):
 
     async def health(self) -> dict[str, Any]:
         problems = self.gateway.problems()
-        return health_answer(self.gateway) | {"problems": problems}
+        return health_answer(self.gateway) | {"problems": problems + self.gateway.parts.artifacts.notices()}
 
     async def active_configuration(self) -> dict[str, Any]:
         return describe(self.gateway.configuration)

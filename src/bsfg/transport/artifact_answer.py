@@ -93,5 +93,5 @@ def _other(reference: ArtifactReference, headers: Mapping[str, str], why: str) -
     return ArtifactCorrupt(
         f"the peer has other bytes under {reference.uri}: {why}",
         expected_sha256=reference.sha256,
-        found_sha256=digest_of(headers),
+        sha256=digest_of(headers),
     )

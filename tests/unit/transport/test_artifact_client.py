@@ -235,7 +235,7 @@ async def test_a_swapped_object_is_told_by_its_own_digest(pki: Pki) -> None:
     other = bytes(len(BYTES))
     error = await error_of(pki, honest(other))
     assert isinstance(error, ArtifactCorrupt)
-    assert error.details["found_sha256"] == hashlib.sha256(other).hexdigest()
+    assert error.details["sha256"] == hashlib.sha256(other).hexdigest()
 
 
 async def test_one_swapped_between_two_transfers_too(pki: Pki) -> None:
@@ -330,11 +330,10 @@ async def test_time_that_we_take_ourselves_makes_no_peer_slow(pki: Pki) -> None:
     content = bytes(4 * 1024 * 1024)
     reference = ArtifactReference(URI, hashlib.sha256(content).hexdigest(), len(content))
     came = 0
-    async with answered_by(pki, honest(content)) as (client, _):
-        async with aclosing(client.pieces(reference, 0)) as pieces:
-            async for piece in pieces:
-                came += len(piece)
-                await asyncio.sleep(0.4)
+    async with answered_by(pki, honest(content)) as (client, _), aclosing(client.pieces(reference, 0)) as pieces:
+        async for piece in pieces:
+            came += len(piece)
+            await asyncio.sleep(0.4)
     assert came == len(content)
 
 
