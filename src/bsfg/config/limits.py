@@ -33,6 +33,8 @@ class Limits:
     retry_delay_seconds_max: float = _limit(8.0, 0.1, 8.0, "the longest pause after failures")
     connect_seconds: float = _limit(3.0, 0.1, 3.0, "a connection to a peer, name resolution included")
     log_field_bytes: int = _limit(4 * _KIBIBYTE, 256, 64 * _KIBIBYTE, "one field of a log line")
+    artifact_streams_per_peer: int = _limit(4, 1, 1_024, "artifacts that one peer reads from us at once")
+    artifact_rate_min_bytes: int = _limit(_KIBIBYTE, 16, _MEBIBYTE, "how slowly a peer may read an artifact, a second")
     quarantine_bytes: int = _limit(_GIBIBYTE, _MEBIBYTE, 1024 * _GIBIBYTE, "data/quarantine as a whole")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -78,7 +78,7 @@ class FileArtifacts:
         await asyncio.to_thread(self._folder.move, file.names, _below(OBJECTS, sha256))
         file.close()
 
-    async def read_object(self, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
+    async def read_object(self, sha256: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
         try:
             descriptor = await asyncio.to_thread(self._folder.open, _below(OBJECTS, sha256))
         except FileNotFoundError:

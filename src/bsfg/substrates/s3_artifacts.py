@@ -11,7 +11,7 @@ import asyncio
 import configparser
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -182,7 +182,7 @@ class S3Artifacts:
             )
         await asyncio.to_thread(file.remove)
 
-    async def read_object(self, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
+    async def read_object(self, sha256: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
         while start < end:
             with self._errors("read"):
                 try:

@@ -7,7 +7,8 @@ durable before the next, so that a crash at any step leaves at most bytes withou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Final, Protocol
 
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
@@ -49,7 +50,7 @@ class ArtifactBackend(Protocol):
     async def place(self, file: StagedFile, sha256: str) -> None:
         """A staged file's bytes are stored under their digest; the file is closed or removed."""
 
-    def read_object(self, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
+    def read_object(self, sha256: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """Ends early if there are no more bytes, or no such object."""
 
     async def remove_object(self, sha256: str) -> None: ...
@@ -123,10 +124,11 @@ class StagedArtifactStore:
             self._catalog.demand_room(owner, reference.size, self._quotas())
             await self._name(owner, reference)
 
-    async def read(self, artifact: StoredArtifact, start: int, end: int) -> AsyncIterator[bytes]:
-        async for piece in self._backend.read_object(artifact.reference.sha256, start, end):
-            start += len(piece)
-            yield piece
+    async def read(self, artifact: StoredArtifact, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._backend.read_object(artifact.reference.sha256, start, end)) as pieces:
+            async for piece in pieces:
+                start += len(piece)
+                yield piece
         if start < end:
             raise SubstrateUnavailable(
                 f"artifact {artifact.reference.uri}: its bytes are no longer whole in the store",
