@@ -244,8 +244,8 @@ class ArtifactStore(Protocol):
     async def link(self, owner: ZoneId, reference: ArtifactReference) -> None:
         """Give bytes that are here another name, durably; ``CONFLICTING_DUPLICATE`` if the name has other bytes."""
 
-    def read(self, artifact: StoredArtifact, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes from ``start`` up to and without ``end``, in pieces of bounded size."""
+    def read(self, artifact: StoredArtifact, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """The bytes from ``start`` up to and without ``end``, in bounded pieces; to be closed when left early."""
 
     def stored(self, owner: ZoneId | None = None) -> AsyncIterator[StoredArtifact]:
         """All names, of one owner or of all, in order."""

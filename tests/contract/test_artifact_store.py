@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from tests.support.artifacts import (
     QUOTAS,
     content_of,
     file_store,
+    make_bucket,
     memory_store,
     put,
     reference,
+    s3_store,
     uri,
 )
+from tests.support.radosgw import RadosGateway
 
 from bsfg.errors import ArtifactCorrupt, BsfgError, Code
 from bsfg.model.artifact import ArtifactReference
@@ -26,14 +30,20 @@ from bsfg.ports import ArtifactStore
 ROOM = QUOTAS.per_peer_bytes
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "s3"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ArtifactStore]:
     """An empty store."""
     if request.param == "memory":
         yield memory_store()
-        return
-    async with file_store(tmp_path / "artifacts") as real:
-        yield real
+    elif request.param == "file":
+        async with file_store(tmp_path / "artifacts") as real:
+            yield real
+    else:
+        server: RadosGateway = request.getfixturevalue("radosgw")
+        bucket = f"bucket-{secrets.token_hex(8)}"
+        make_bucket(server, bucket)
+        async with s3_store(server, bucket, tmp_path / "staging") as real:
+            yield real
 
 
 def refused(error: pytest.ExceptionInfo[BsfgError]) -> Code:

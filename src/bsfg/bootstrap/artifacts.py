@@ -12,7 +12,7 @@ from bsfg.config.values import FileStore
 from bsfg.errors import BsfgError, Code
 from bsfg.ports import ArtifactStore, StoredArtifact
 from bsfg.substrates.artifact_catalog import ArtifactQuotas
-from bsfg.substrates.file_artifacts import FileArtifactStore, object_names
+from bsfg.substrates.file_artifacts import OBJECTS, open_file_artifacts
 
 
 @dataclass
@@ -33,9 +33,11 @@ async def open_artifacts(zone: Zone, stack: AsyncExitStack) -> Artifacts:
     def report(text: str) -> None:
         zone.journal.warning("substrate_notice", message=text)
 
-    store = FileArtifactStore(folder, zone.configuration.zone.zone, lambda: quotas, zone.clock, report)
+    def local_path(stored: StoredArtifact) -> Path:
+        sha256 = stored.reference.sha256
+        return (folder / OBJECTS / sha256[:2] / sha256).absolute()
+
+    store = open_file_artifacts(folder, zone.configuration.zone.zone, lambda: quotas, zone.clock, report)
     store.open()
     stack.push_async_callback(store.close)
-    return Artifacts(
-        store, lambda stored: folder.joinpath(*object_names(stored.reference.sha256)).absolute()
-    )
+    return Artifacts(store, local_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from aiohttp import web
 
 from bsfg import __version__
+from bsfg.bootstrap.artifacts import Artifacts
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.zone import Zone, stream_names
 from bsfg.config.permissions import check_private
@@ -26,6 +27,7 @@ from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.index_follower import MessageIndexes
 from bsfg.substrates.local_appends import LocalAppends
 from bsfg.transport.acceptor import Acceptor, AcceptorLimits
+from bsfg.transport.artifact_routes import ArtifactRoutes
 from bsfg.transport.fetch_routes import FetchRoutes
 from bsfg.transport.fetch_service import FetchService
 from bsfg.transport.health_route import ZoneCard, health_route
@@ -107,7 +109,9 @@ def _open_notification(zone: Zone, gateway: Gateway, store: Store, stack: AsyncE
     return notify_route(lambda peer, stream: links.driver(LinkName(peer, stream)) is not None, board.noticed)
 
 
-async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitStack) -> None:
+async def open_listener(
+    zone: Zone, gateway: Gateway, store: Store, artifacts: Artifacts, stack: AsyncExitStack
+) -> None:
     config, limits = zone.configuration.zone, zone.configuration.zone.limits
     observer = ListenerObserver(zone.journal, zone.audit, zone.telemetry)
     card = ZoneCard(
@@ -124,6 +128,12 @@ async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: Async
             health_route(card, zone.clock),
             *fetch_routes.routes(),
             _open_notification(zone, gateway, store, stack),
+            *ArtifactRoutes(
+                artifacts.store,
+                config.artifacts.bucket,
+                limits.artifact_streams_per_peer,
+                limits.artifact_rate_min_bytes,
+            ).routes(),
         ],
         observer,
         zone.clock,

@@ -116,7 +116,7 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         await open_local(zone, gateway, operations, artifact_routes, stack)
         await gateway.start()
         stack.push_async_callback(gateway.stop)
-        await open_listener(zone, gateway, store, stack)
+        await open_listener(zone, gateway, store, artifacts, stack)
         gateway.announce()
         watching = asyncio.create_task(reloader.run(), name="reload")
         stack.callback(watching.cancel)

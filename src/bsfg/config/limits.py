@@ -44,6 +44,8 @@ class Limits:
         300.0, 1.0, 86_400.0, "the longest pause before a missing or corrupt artifact is asked for again"
     )
     wanted_artifacts_max: int = _limit(10_000, 10, 100_000, "artifacts that are wanted and not here")
+    artifact_streams_per_peer: int = _limit(4, 1, 1_024, "artifacts that one peer reads from us at once")
+    artifact_rate_min_bytes: int = _limit(_KIBIBYTE, 16, _MEBIBYTE, "how slowly a peer may read an artifact, a second")
     quarantine_bytes: int = _limit(_GIBIBYTE, _MEBIBYTE, 1024 * _GIBIBYTE, "data/quarantine as a whole")
 
 

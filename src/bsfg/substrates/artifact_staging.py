@@ -14,9 +14,9 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO, Final
 
 from bsfg.errors import ArtifactCorrupt, BsfgError, Code, StoreFull, SubstrateUnavailable
 from bsfg.model.artifact import SHA256_PATTERN, ArtifactReference, ArtifactUri
@@ -85,6 +85,13 @@ class StagedFile:
                 os.fsync(self._opened())
             except OSError as error:
                 raise _write_failed(error) from error
+
+    @contextmanager
+    def reader(self) -> Iterator[BinaryIO]:
+        """The file from its beginning, for as long as the block lasts."""
+        with os.fdopen(os.dup(self._opened()), "rb") as content:
+            content.seek(0)
+            yield content
 
     def close(self) -> None:
         with self._lock:

@@ -1,7 +1,6 @@
-"""``ports.ArtifactStore`` in a folder of the node: bytes by their sha-256, names by the sha-256 of their URI.
+"""The artifact store in a folder of the node, which is the default.
 
-``objects/<2>/<sha256>`` holds bytes, ``names/<2>/<sha256 of the URI>`` the record of one name. A name is durable only
-behind its bytes, so that a crash at any step leaves at most bytes without a name, which the next start removes.
+``objects/<2>/<sha256>`` holds bytes, ``names/<2>/<sha256 of the URI>`` the record of one name.
 """
 
 from __future__ import annotations
@@ -9,231 +8,115 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from bsfg.errors import BsfgError, Code, SubstrateUnavailable
-from bsfg.model.artifact import ArtifactReference, ArtifactUri
+from bsfg.errors import BsfgError
 from bsfg.model.names import ZoneId
-from bsfg.ports import Clock, StoredArtifact
-from bsfg.substrates.artifact_catalog import (
-    ArtifactCatalog,
-    ArtifactQuotas,
-    OwnedArtifact,
-    name_digest,
-    same_or_conflict,
-)
+from bsfg.ports import Clock
+from bsfg.substrates.artifact_catalog import ArtifactQuotas
 from bsfg.substrates.artifact_folder import ArtifactFolder, Names
-from bsfg.substrates.artifact_records import RECORD_BYTES_MAX, decode_record, encode_record
-from bsfg.substrates.artifact_staging import PARTIAL, ArtifactStaging, StagedFile, StagedWriting
+from bsfg.substrates.artifact_records import RECORD_BYTES_MAX
+from bsfg.substrates.artifact_staging import PARTIAL, StagedFile
+from bsfg.substrates.staged_artifacts import Report, StagedArtifactStore
 
 OBJECTS: Final = "objects"
 NAMES: Final = "names"
 PIECE_BYTES: Final = 256 * 1024
-READY_SECONDS_MAX: Final = 20.0
-
-Report = Callable[[str], None]
+ROWS_AT_ONCE: Final = 256
 
 
-class FileArtifactStore:
-    """The store; :meth:`open` before anything else, :meth:`close` at the end."""
+class FileArtifacts:
+    """``ArtifactBackend`` below one folder."""
 
-    def __init__(
-        self, path: Path, own_zone: ZoneId, quotas: Callable[[], ArtifactQuotas], clock: Clock, report: Report
-    ) -> None:
-        """``report`` takes a sentence about something in the folder that the store can't use."""
-        self._folder = ArtifactFolder(path)
-        self._quotas = quotas
-        self._clock = clock
-        self._report = report
-        self._catalog = ArtifactCatalog(own_zone)
-        self._staging = ArtifactStaging(self._folder, self._catalog, quotas)
-        self._changes = asyncio.Lock()
-        self._ready: asyncio.Task[None] | None = None
+    def __init__(self, folder: ArtifactFolder) -> None:
+        self._folder = folder
 
-    def open(self) -> None:
-        """Begin to read what is there and to remove what a crash left; whoever needs it waits for it."""
-        self._ready = asyncio.create_task(asyncio.to_thread(self._load), name="artifact store")
+    async def read_name(self, name: str) -> bytes | None:
+        return await asyncio.to_thread(self._read_name, name)
 
-    async def close(self) -> None:
-        if self._ready is not None:
-            await asyncio.gather(self._ready, return_exceptions=True)
-        self._folder.close()
-
-    # ports.ArtifactStore
-
-    async def begin(self, owner: ZoneId, *, resume: ArtifactReference | None = None) -> StagedWriting:
-        await self._loaded()
-        return await self._staging.begin(owner, resume, self._commit)
-
-    async def find(self, uri: ArtifactUri) -> StoredArtifact | None:
-        owned = await asyncio.to_thread(self._read_name, uri)
-        if owned is None:
-            return None
-        reference = owned.stored.reference
-        size = await asyncio.to_thread(self._folder.size, object_names(reference.sha256))
-        if size == reference.size:
-            return owned.stored
-        found = "missing" if size is None else f"{size} instead of {reference.size}"
-        self._report(f"artifact {uri}: its bytes are {found}")
-        return None
-
-    async def has(self, sha256: str) -> bool:
-        return await asyncio.to_thread(self._folder.size, object_names(sha256)) is not None
-
-    async def link(self, owner: ZoneId, reference: ArtifactReference) -> None:
-        await self._loaded()
-        async with self._changes:
-            size = await asyncio.to_thread(self._folder.size, object_names(reference.sha256))
-            if size != reference.size:
-                raise BsfgError(
-                    Code.ARTIFACT_NOT_FOUND,
-                    f"artifact {reference.uri}: bytes {reference.sha256} are not here",
-                )
-            self._catalog.demand_room(owner, reference.size, self._quotas())
-            await self._name(owner, reference)
-
-    async def read(self, artifact: StoredArtifact, start: int, end: int) -> AsyncIterator[bytes]:
+    def _read_name(self, name: str) -> bytes | None:
         try:
-            descriptor = await asyncio.to_thread(self._folder.open, object_names(artifact.reference.sha256))
+            return self._folder.read(_below(NAMES, name), RECORD_BYTES_MAX)
         except FileNotFoundError:
-            raise _vanished(artifact) from None
-        try:
-            while start < end:
-                piece = await asyncio.to_thread(os.pread, descriptor, min(PIECE_BYTES, end - start), start)
-                if not piece:
-                    raise _vanished(artifact)
-                start += len(piece)
-                yield piece
-        finally:
-            os.close(descriptor)
+            return None
 
-    async def stored(self, owner: ZoneId | None = None) -> AsyncIterator[StoredArtifact]:
-        await self._loaded()
-        for row in self._catalog.rows(owner):
-            yield row
+    async def create_name(self, name: str, record: bytes) -> bool:
+        return await asyncio.to_thread(self._create_name, name, record)
 
-    async def remove(self, uri: ArtifactUri) -> None:
-        await self._loaded()
-        async with self._changes:
-            owned = self._catalog.get(uri)
-            if owned is None:
-                return
-            await asyncio.to_thread(self._folder.remove, _name_names(uri))
-            if self._catalog.drop(uri):
-                await asyncio.to_thread(self._folder.remove, object_names(owned.stored.reference.sha256))
-
-    async def bytes_used(self, owner: ZoneId | None = None) -> int:
-        await self._loaded()
-        return self._catalog.used(owner)
-
-    # Becoming visible.
-
-    async def _commit(self, writing: StagedWriting, reference: ArtifactReference) -> ArtifactReference:
-        async with self._changes:
-            known = await asyncio.to_thread(self._read_name, reference.uri)
-            if known is not None:
-                same_or_conflict(known.stored, reference)
-            await asyncio.to_thread(self._place, writing.file, reference)
-            return await self._name(writing.owner, reference)
-
-    def _place(self, file: StagedFile, reference: ArtifactReference) -> None:
-        """The bytes lie under their digest, durably."""
-        target = object_names(reference.sha256)
-        if self._folder.size(target) == reference.size:
-            file.remove()
-            return
-        self._folder.move(file.names, target)
-        file.close()
-
-    async def _name(self, owner: ZoneId, reference: ArtifactReference) -> ArtifactReference:
-        owned = OwnedArtifact(owner, StoredArtifact(reference, self._clock.now()))
-        known = await asyncio.to_thread(self._write_name, owned)
-        self._catalog.add(known.owner, known.stored)
-        return same_or_conflict(known.stored, reference)
-
-    def _write_name(self, owned: OwnedArtifact) -> OwnedArtifact:
-        """The record that is there now: this one, or the one that was."""
-        target = _name_names(owned.stored.reference.uri)
-        known = self._read_name(owned.stored.reference.uri)
-        if known is not None:
-            return known
-        self._folder.remove(target)
+    def _create_name(self, name: str, record: bytes) -> bool:
         draft: Names = (PARTIAL, f"new.{secrets.token_hex(16)}")
         file = StagedFile(self._folder, draft)
         try:
-            file.append(encode_record(owned))
+            file.append(record)
             file.sync()
         except BsfgError:
             file.remove()
             raise
         file.close()
-        self._folder.publish(draft, target)
-        return owned
-
-    def _read_name(self, uri: ArtifactUri) -> OwnedArtifact | None:
-        """The record behind a name; None if there is none, or if it can't be read, which is reported."""
-        return self._read_record(_name_names(uri), uri)
-
-    def _read_record(self, names: Names, uri: ArtifactUri | None) -> OwnedArtifact | None:
         try:
-            owned = decode_record(self._folder.read(names, RECORD_BYTES_MAX))
+            self._folder.publish(draft, _below(NAMES, name))
+        except FileExistsError:
+            return False
+        return True
+
+    async def remove_name(self, name: str) -> None:
+        await asyncio.to_thread(self._folder.remove, _below(NAMES, name))
+
+    async def names(self) -> AsyncIterator[tuple[str, bytes]]:
+        async for name in self._listed(NAMES):
+            record = await self.read_name(name)
+            if record is not None:
+                yield name, record
+
+    async def object_size(self, sha256: str) -> int | None:
+        return await asyncio.to_thread(self._folder.size, _below(OBJECTS, sha256))
+
+    async def place(self, file: StagedFile, sha256: str) -> None:
+        await asyncio.to_thread(self._folder.move, file.names, _below(OBJECTS, sha256))
+        file.close()
+
+    async def read_object(self, sha256: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        try:
+            descriptor = await asyncio.to_thread(self._folder.open, _below(OBJECTS, sha256))
         except FileNotFoundError:
-            return None
-        except ValueError as error:
-            self._report(f"artifact store: {'/'.join(names)} can't be read: {error}")
-            return None
-        found = owned.stored.reference.uri
-        if names == _name_names(found) and uri in (None, found):
-            return owned
-        self._report(f"artifact store: {'/'.join(names)} is the record of another name")
-        return None
-
-    # The start.
-
-    async def _loaded(self) -> None:
-        assert self._ready is not None, "the store is not open"
-        if self._ready.done() and self._ready.exception() is not None:
-            self.open()
+            return
         try:
-            async with asyncio.timeout(READY_SECONDS_MAX):
-                await asyncio.shield(self._ready)
-        except TimeoutError:
-            raise SubstrateUnavailable(
-                "the artifact store is still reading its names", hint="try again in a while"
-            ) from None
+            while start < end:
+                piece = await asyncio.to_thread(os.pread, descriptor, min(PIECE_BYTES, end - start), start)
+                if not piece:
+                    return
+                start += len(piece)
+                yield piece
+        finally:
+            os.close(descriptor)
 
-    def _load(self) -> None:
-        kept = self._staging.clean()
-        found = [self._read_record(names, None) for names, _ in self._folder.files((NAMES,))]
-        rows = [owned for owned in found if owned is not None]
-        if len(rows) == len(found):
-            # Behind a record that can't be read lie bytes that may still be wanted, so nothing is removed then.
-            self._remove_nameless({owned.stored.reference.sha256 for owned in rows})
-        for owned in rows:
-            self._catalog.add(owned.owner, owned.stored)
-        for owner, size in kept:
-            self._catalog.reserve(owner, size)
+    async def remove_object(self, sha256: str) -> None:
+        await asyncio.to_thread(self._folder.remove, _below(OBJECTS, sha256))
 
-    def _remove_nameless(self, named: set[str]) -> None:
-        for names, _ in self._folder.files((OBJECTS,)):
-            if names[-1] not in named:
-                self._folder.remove(names)
+    async def leftovers(self) -> AsyncIterator[str]:
+        """All: nobody else writes into this folder, and nothing is written before the start is over."""
+        async for sha256 in self._listed(OBJECTS):
+            yield sha256
 
-
-def object_names(sha256: str) -> Names:
-    """Where bytes lie below the store's folder."""
-    return (OBJECTS, sha256[:2], sha256)
+    async def _listed(self, part: str) -> AsyncIterator[str]:
+        """Names of plain files that lie where they belong, a few at a time, so that the loop goes on."""
+        files: Iterator[tuple[Names, os.stat_result]] = self._folder.files((part,))
+        while rows := await asyncio.to_thread(lambda: list(islice(files, ROWS_AT_ONCE))):
+            for names, _ in rows:
+                if names == _below(part, names[-1]):
+                    yield names[-1]
 
 
-def _name_names(uri: ArtifactUri) -> Names:
-    digest = name_digest(uri)
-    return (NAMES, digest[:2], digest)
+def open_file_artifacts(
+    path: Path, own_zone: ZoneId, quotas: Callable[[], ArtifactQuotas], clock: Clock, report: Report
+) -> StagedArtifactStore:
+    """The store in this folder, which is made if it is not there; not yet open."""
+    folder = ArtifactFolder(path)
+    return StagedArtifactStore(FileArtifacts(folder), folder, own_zone, quotas, clock, report)
 
 
-def _vanished(artifact: StoredArtifact) -> BsfgError:
-    return SubstrateUnavailable(
-        f"artifact {artifact.reference.uri}: its bytes are no longer whole in the store",
-        hint="put it again under the same name, from the file that it came from",
-    )
+def _below(part: str, digest: str) -> Names:
+    return (part, digest[:2], digest)

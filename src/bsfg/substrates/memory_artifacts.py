@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 from bsfg.errors import ArtifactCorrupt, BsfgError, Code, StoreFull
@@ -71,7 +71,7 @@ class MemoryArtifactStore:
         self.catalog.add(owner, StoredArtifact(reference, self.clock.now()))
         return reference
 
-    async def read(self, artifact: StoredArtifact, start: int, end: int) -> AsyncIterator[bytes]:
+    async def read(self, artifact: StoredArtifact, start: int, end: int) -> AsyncGenerator[bytes, None]:
         content = self.objects[artifact.reference.sha256][start:end]
         for offset in range(0, len(content), PIECE_BYTES):
             yield content[offset : offset + PIECE_BYTES]

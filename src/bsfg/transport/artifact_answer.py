@@ -36,7 +36,7 @@ def described(uri: ArtifactUri, headers: Mapping[str, str]) -> ArtifactReference
 
 def check_whole(reference: ArtifactReference, headers: Mapping[str, str]) -> None:
     """``ArtifactCorrupt`` where the whole artifact, by this head, is another one than the reference names."""
-    _check_digest(reference, headers)
+    check_digest(reference, headers)
     size = length_of(headers)
     if size != reference.size:
         raise _other(reference, headers, f"it has {size} bytes, and {reference.size} were named")
@@ -44,7 +44,7 @@ def check_whole(reference: ArtifactReference, headers: Mapping[str, str]) -> Non
 
 def check_range(reference: ArtifactReference, start: int, headers: Mapping[str, str]) -> None:
     """The same for the rest of it from ``start``; ``bad_answer`` where the range is not the one asked for."""
-    _check_digest(reference, headers)
+    check_digest(reference, headers)
     match = _RANGE.fullmatch(headers.get("Content-Range", ""))
     if match is None:
         raise bad_answer(f"its Content-Range is {printable(headers.get('Content-Range', ''))}")
@@ -83,7 +83,8 @@ def digest_of(headers: Mapping[str, str]) -> str | None:
     return None
 
 
-def _check_digest(reference: ArtifactReference, headers: Mapping[str, str]) -> None:
+def check_digest(reference: ArtifactReference, headers: Mapping[str, str]) -> None:
+    """``ArtifactCorrupt`` where the peer names another digest than the reference; it need not name any."""
     found = digest_of(headers)
     if found is not None and found != reference.sha256:
         raise _other(reference, headers, f"its sha-256 is {found}, and {reference.sha256} was named")

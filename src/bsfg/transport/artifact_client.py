@@ -19,7 +19,7 @@ from bsfg.errors import ArtifactCorrupt, BsfgError, Code, PeerRefused, PeerUnrea
 from bsfg.model.artifact import ArtifactReference, ArtifactUri
 from bsfg.ports import Clock
 from bsfg.transport.access import Access
-from bsfg.transport.artifact_answer import check_range, check_whole, described
+from bsfg.transport.artifact_answer import check_digest, check_range, check_whole, described
 from bsfg.transport.artifact_redirect import ArtifactRedirect
 from bsfg.transport.client import refusal
 from bsfg.transport.client_connection import (
@@ -122,6 +122,7 @@ class HttpArtifactClient:
         question = _question("GET", reference.uri, start)
         async with self._connection.answering(question) as (response, awaiting):
             if response.status in REDIRECTS:
+                check_digest(reference, response.headers)
                 async with self._redirect.following(response, start) as redirected:
                     self._check_status(redirected, wanted, reference)
                     yield redirected, awaiting
