@@ -25,6 +25,7 @@ NOUNS: Final = {
     "read": Noun("bsfg.cli.read", "Read facts as JSON lines; acknowledges nothing."),
     "fetch": Noun("bsfg.cli.fetch", "One round of a link now."),
     "cursor": Noun("bsfg.cli.cursor", "How far each link is."),
+    "artifact": Noun("bsfg.cli.artifact", "Artifacts: fetch a peer's, list what is wanted, try again."),
     "admin": Noun("bsfg.cli.admin", "Partition a peer for a time; reconcile it."),
     "lab": Noun("bsfg.cli.lab", "Two zones on this machine, up and down."),
     "demo": Noun("bsfg.cli.demo", "A lab, facts, drills: the main job in one command."),
