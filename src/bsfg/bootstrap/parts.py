@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
+from bsfg.bootstrap.artifacts import Artifacts
+from bsfg.bootstrap.retrieval import assemble_mirror
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.trust import build_trust
 from bsfg.bootstrap.zone import Zone, epoch_began, stream_names, tell_differences
@@ -12,6 +15,7 @@ from bsfg.config.values import (
     LinkConfig,
     PeerConfig,
 )
+from bsfg.daemon.artifact_operations import artifact_room
 from bsfg.daemon.exports import Exports
 from bsfg.daemon.gateway import Gateway, Parts
 from bsfg.daemon.generations import Generations
@@ -22,6 +26,7 @@ from bsfg.daemon.partitions import Partitions
 from bsfg.daemon.peer_table import PeerTable
 from bsfg.daemon.store_keeper import StoreKeeper
 from bsfg.model.cursor import LinkName, LinkState
+from bsfg.model.names import ZoneId
 from bsfg.ports import InboundLog
 from bsfg.substrates.generations import JetStreamGenerations
 from bsfg.substrates.inbound_keep import InboundKeep
@@ -34,7 +39,9 @@ from bsfg.transport.resolver import NameResolver
 from bsfg.transport.trust import TrustStore
 
 
-def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
+def assemble(
+    zone: Zone, store: Store, artifacts: Artifacts, trust: TrustStore, stack: AsyncExitStack
+) -> Gateway:
     """The parts know each other only through the functions given here."""
     clock, journal = zone.clock, zone.journal
     gateway: Gateway
@@ -105,6 +112,15 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
         peers.answered,
         peers.silent,
     )
+
+    def may_ask(peer: ZoneId) -> bool:
+        monitor = peers.monitor(peer)
+        is_away = monitor is not None and monitor.reachable is False
+        return not is_away and peer not in gateway.parts.partitions.in_force
+
+    mirror = assemble_mirror(
+        zone, store, artifacts, links, names, lambda: gateway.configuration, may_ask, stack
+    )
     parts = Parts(
         clock=clock,
         journal=journal,
@@ -119,6 +135,8 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
         healer=healer,
         generations=_generations(zone, store, links, lambda log: HealedInboundLog(log, healer)),
         keep=_keep(zone, store, links, lambda: gateway.configuration.links),
+        artifacts=mirror,
+        artifact_room=lambda: artifact_room(artifacts.store, gateway.configuration),
         substrate_state=substrate_state,
         build_trust=lambda configuration: build_trust(configuration, gateway.trust),
     )

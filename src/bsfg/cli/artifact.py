@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bsfg.cli import artifact_screens, render
+from bsfg.cli import artifact_fetch, artifact_screens, render
 from bsfg.cli.artifact_input import key_option, media_type_option, put, type_option
 from bsfg.cli.local_client import LONG_DEADLINE_SECONDS, LocalClient, route
 from bsfg.cli.options import ZONE, common_options
@@ -47,7 +47,7 @@ def list_artifacts(home: Path, output: str, peer: str | None, state: str | None)
     """Our own artifacts; with --peer or --state, those that we want from peers, and what became of each."""
     answer = LocalClient(home).get(route("artifacts"), peer=peer, state=state)
     is_own = peer is None and state is None
-    render.show(answer, output, artifact_screens.own if is_own else artifact_screens.wanted)
+    render.show(answer, output, artifact_screens.own if is_own else artifact_fetch.listed)
 
 
 @command.command("gc")
@@ -76,3 +76,7 @@ def collect(home: Path, output: str, dry_run: bool, reason: str | None, older_th
     wanted = {"dry_run": dry_run, "reason": reason, "older_than_seconds": older_than}
     answer = LocalClient(home).post(route("artifacts", "gc"), wanted, deadline_seconds=LONG_DEADLINE_SECONDS)
     render.show(answer, output, artifact_screens.orphans)
+
+
+command.add_command(artifact_fetch.fetch)
+command.add_command(artifact_fetch.retry)

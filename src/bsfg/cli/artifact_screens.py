@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from bsfg.cli.render import moment, number, printable, size, table
+from bsfg.cli.render import moment, number, printable, size
 from bsfg.cli.screens import NONE, Row, rows_of
 
 DIGEST_SHOWN: Final = 12
@@ -19,24 +19,6 @@ def own(answer: Row) -> Iterable[str]:
         yield f"and more: these are the first {len(rows)}"
 
 
-def wanted(answer: Row) -> Iterable[str]:
-    """What we want from peers."""
-    yield from table(
-        ["PEER", "URI", "STATE", "SIZE", "NEXT RETRY", "PROBLEM"],
-        [
-            [
-                printable(row.get("peer")),
-                printable(row.get("uri")),
-                printable(row.get("state")),
-                size(row.get("size")),
-                moment(row["next_retry"]) if row.get("next_retry") else "",
-                printable(row.get("problem") or ""),
-            ]
-            for row in rows_of(answer, "artifacts")
-        ],
-    ) or [NONE]
-
-
 def orphans(answer: Row) -> Iterable[str]:
     """What no retained fact refers to, and what was done about it."""
     yield from _stored(rows_of(answer, "orphans"))
@@ -46,19 +28,12 @@ def orphans(answer: Row) -> Iterable[str]:
 
 
 def _stored(rows: list[Mapping[str, Any]]) -> list[str]:
-    return list(
-        table(
-            ["URI", "SIZE", "SHA-256", "STORED"],
-            [
-                [
-                    printable(row.get("uri")),
-                    size(row.get("size")),
-                    printable(row.get("sha256"))[:DIGEST_SHOWN],
-                    moment(row.get("stored_at")),
-                ]
-                for row in rows
-            ],
-        )
-        if rows
-        else []
-    )
+    """Two lines each: a URI is to be copied, so it is never cut."""
+    text = []
+    for row in rows:
+        digest = printable(row.get("sha256"))[:DIGEST_SHOWN]
+        text += [
+            printable(row.get("uri")),
+            f"  {size(row.get('size'))}, sha-256 {digest}, stored {moment(row.get('stored_at'))}",
+        ]
+    return text

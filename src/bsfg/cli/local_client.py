@@ -93,6 +93,11 @@ class LocalClient:
         with _Request(self._home, "GET", _target(path, query), None, SILENCE_SECONDS_MAX) as request:
             yield from request.lines()
 
+    def download(self, path: str, **query: Any) -> Iterator[bytes]:
+        """A body of any length in pieces; one that ends early is ``unavailable``."""
+        with _Request(self._home, "GET", _target(path, query), None, SILENCE_SECONDS_MAX) as request:
+            yield from request.pieces()
+
     def _call(self, method: str, path: str, query: Mapping[str, Any], body: bytes | None, seconds: float) -> Any:
         with _Request(self._home, method, _target(path, query), body, seconds) as request:
             return _decoded(request.answer())
@@ -146,6 +151,12 @@ class _Request:
         if self._response.length:
             raise http.client.IncompleteRead(b"", self._response.length)
         return b"".join(pieces)
+
+    def pieces(self) -> Iterator[bytes]:
+        while piece := self._response.read1(_CHUNK_BYTES):
+            yield piece
+        if self._response.length:
+            raise http.client.IncompleteRead(b"", self._response.length)
 
     def lines(self) -> Iterator[list[bytes]]:
         rest = b""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any
 
-URI_FIELD: Final = "artifact_uri"
+from bsfg.core.references import URI_FIELD, WORD
 
 
 def named_uris(payload: bytes, headers: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -15,7 +15,7 @@ def named_uris(payload: bytes, headers: Iterable[tuple[str, str]]) -> Iterator[s
         if name.lower() == URI_FIELD:
             yield value.strip()
     # A name of a field can be written with escapes, so a payload with any is taken apart, too.
-    if URI_FIELD.encode() in payload or b"\\u" in payload:
+    if WORD in payload or b"\\u" in payload:
         try:
             yield from _texts(json.loads(payload))
         except (ValueError, RecursionError):

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from bsfg.config.address import BadValue
 from bsfg.config.scalars import parse_segment
+from bsfg.config.values import Configuration, FileStore
 from bsfg.daemon.audit import AuditLog
 from bsfg.daemon.decisions import check_reason
 from bsfg.daemon.retained_references import RetainedReferences
@@ -22,6 +23,7 @@ SILENCE_SECONDS_MAX: Final = 60.0
 """How long the bytes of a put may stop."""
 ORPHAN_SECONDS: Final = 86_400
 """Younger artifacts may belong to a fact that is about to be appended."""
+ROOM_SECONDS_MAX: Final = 1.0
 LISTED_MAX: Final = 10_000
 RECENT_MAX: Final = 100_000
 
@@ -108,10 +110,6 @@ class ArtifactOperations:
         )
         return answer | {"removed": await self._remove(orphans, latest)}
 
-    async def room(self) -> Row:
-        """How many bytes are stored, for ``status``."""
-        return {"bytes_used": await self.store.bytes_used()}
-
     async def _remove(self, orphans: list[StoredArtifact], latest: int) -> int:
         removed = 0
         for stored in orphans:
@@ -143,6 +141,28 @@ class ArtifactOperations:
                 Code.INVALID_URI, f"{printable(key)} is not a key", hint="give another one with --key"
             )
         return uri
+
+
+async def artifact_room(store: ArtifactStore, configuration: Configuration) -> Row:
+    """``{store, bucket, bytes_used, quota_bytes, peers: {PEER: bytes}, problem}``; null while it is not known."""
+    config = configuration.zone.artifacts
+    room: Row = {
+        "store": str(config.store.path) if isinstance(config.store, FileStore) else config.store.endpoint,
+        "bucket": config.bucket,
+        "bytes_used": None,
+        "quota_bytes": config.quota_bytes,
+        "peers": {},
+        "problem": None,
+    }
+    try:
+        async with asyncio.timeout(ROOM_SECONDS_MAX):
+            room["bytes_used"] = await store.bytes_used()
+            room["peers"] = {peer: await store.bytes_used(peer) for peer in configuration.peers}
+    except TimeoutError:
+        room["problem"] = "the store does not answer in time"
+    except BsfgError as error:
+        room["problem"] = error.message
+    return room
 
 
 def described(reference: ArtifactReference) -> Row:

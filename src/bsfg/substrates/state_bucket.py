@@ -48,6 +48,14 @@ class StateBucket:
         if await self.get(key) is not None:
             await self._write(key, b"", DELETED)
 
+    async def purge(self, key: str) -> None:
+        """The value is gone, and the key leaves nothing behind; nothing happens where there is none."""
+        try:
+            await self._control.api(f"STREAM.PURGE.KV_{self._bucket}", {"filter": self._subject(key)})
+        except BsfgError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+
     async def keys(self) -> list[str]:
         """Every key that ever had a value, in order; some may be deleted by now."""
         try:
