@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.support.radosgw import RadosGateway, is_installed, running_radosgw
 
 ALLOWED_SKIPS: Final = Path(__file__).with_name("allowed_skips.txt")
 ALLOWED: Final = pytest.StashKey[dict[str, str]]()
@@ -55,12 +53,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("skipped without being named in tests/allowed_skips.txt", red=True)
         for name in names:
             terminalreporter.line(name)
-
-
-@pytest.fixture(scope="session")
-def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RadosGateway]:
-    """A real S3 server for the run; who can't have one says so, test by test."""
-    if not is_installed():
-        pytest.skip("radosgw is not installed; tools/setup-tests installs it for root")
-    with running_radosgw(tmp_path_factory.mktemp("radosgw")) as server:
-        yield server

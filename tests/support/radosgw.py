@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 PROGRAMS: Final = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 REGION: Final = "default"
 UP_SECONDS: Final = 90.0
@@ -77,6 +79,15 @@ class RadosGateway:
 
 def is_installed() -> bool:
     return all(shutil.which(name) for name in PROGRAMS)
+
+
+@contextmanager
+def radosgw_or_skip(root: Path) -> Iterator[RadosGateway]:
+    """A server, or a skip that says why there is none."""
+    if not is_installed():
+        pytest.skip("radosgw is not installed; tools/setup-tests installs it for root")
+    with running_radosgw(root) as server:
+        yield server
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from aiohttp import web
 
 from bsfg import __version__
-from bsfg.bootstrap.artifacts import Artifacts
+from bsfg.bootstrap.artifacts import Artifacts, peer_routes
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.zone import Zone, stream_names
 from bsfg.config.permissions import check_private
@@ -27,7 +27,6 @@ from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.index_follower import MessageIndexes
 from bsfg.substrates.local_appends import LocalAppends
 from bsfg.transport.acceptor import Acceptor, AcceptorLimits
-from bsfg.transport.artifact_routes import ArtifactRoutes
 from bsfg.transport.fetch_routes import FetchRoutes
 from bsfg.transport.fetch_service import FetchService
 from bsfg.transport.health_route import ZoneCard, health_route
@@ -128,12 +127,7 @@ async def open_listener(
             health_route(card, zone.clock),
             *fetch_routes.routes(),
             _open_notification(zone, gateway, store, stack),
-            *ArtifactRoutes(
-                artifacts.store,
-                config.artifacts.bucket,
-                limits.artifact_streams_per_peer,
-                limits.artifact_rate_min_bytes,
-            ).routes(),
+            *peer_routes(zone, gateway, artifacts),
         ],
         observer,
         zone.clock,

@@ -15,6 +15,7 @@ from bsfg.config.values import (
     LinkConfig,
     PeerConfig,
 )
+from bsfg.daemon.artifact_operations import artifact_room
 from bsfg.daemon.exports import Exports
 from bsfg.daemon.gateway import Gateway, Parts
 from bsfg.daemon.generations import Generations
@@ -135,6 +136,7 @@ def assemble(
         generations=_generations(zone, store, links, lambda log: HealedInboundLog(log, healer)),
         keep=_keep(zone, store, links, lambda: gateway.configuration.links),
         artifacts=mirror,
+        artifact_room=lambda: artifact_room(artifacts.store, gateway.configuration),
         substrate_state=substrate_state,
         build_trust=lambda configuration: build_trust(configuration, gateway.trust),
     )

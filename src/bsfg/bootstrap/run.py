@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from bsfg.bootstrap.artifacts import open_artifacts
+from bsfg.bootstrap.artifacts import local_routes, open_artifacts
 from bsfg.bootstrap.listeners import open_appends, open_listener, open_local
 from bsfg.bootstrap.parts import assemble
 from bsfg.bootstrap.retrieval import open_retrieval
@@ -99,7 +99,7 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         access = Access(trust, {})
         zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock))
         store = await open_store(zone, stack)
-        artifacts = await open_artifacts(zone, stack)
+        artifacts = open_artifacts(zone, lambda: gateway.configuration, stack)
         gateway = assemble(zone, store, artifacts, trust, stack)
         local = LocalStore(
             store.control,
@@ -112,8 +112,9 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         watch = ChangeWatch(configuration.home, configuration.trust_files())
         reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
         operations = Operations(gateway, local, reloader)
-        _, artifact_routes = open_retrieval(gateway, artifacts)
-        await open_local(zone, gateway, operations, artifact_routes, stack)
+        retrieval, retrieval_routes = open_retrieval(gateway, artifacts)
+        further = [*local_routes(zone, store, artifacts, retrieval.listed), *retrieval_routes]
+        await open_local(zone, gateway, operations, further, stack)
         await gateway.start()
         stack.push_async_callback(gateway.stop)
         await open_listener(zone, gateway, store, artifacts, stack)

@@ -6,7 +6,7 @@ Everything that a peer or a link needs is held by its own part; this module only
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -58,6 +58,8 @@ class Parts:
     generations: Generations
     keep: InboundKeeper
     artifacts: ArtifactMirror
+    artifact_room: Callable[[], Awaitable[dict[str, Any]]]
+    """How much of their room the artifacts take, for ``status``."""
     substrate_state: Callable[[], dict[str, Any]]
     """What the substrate says of itself, for ``status``."""
     build_trust: Callable[[Configuration], TrustStore]
@@ -299,6 +301,8 @@ def refuse_unreloadable(before: Configuration, after: Configuration) -> None:
         "log",
     )
     found = [key for key in keys if getattr(before.zone, key) != getattr(after.zone, key)]
+    places = [(each.zone.artifacts.store, each.zone.artifacts.bucket) for each in (before, after)]
+    found += ["store and bucket of artifacts"] if places[0] != places[1] else []
     if found:
         names = ", ".join(key.removesuffix("_rule") for key in found)
         raise BsfgError(

@@ -63,6 +63,7 @@ class Operations(StreamOperations):
             "durability": zone.durability.value,
             "substrate": gateway.parts.substrate_state(),
             "certificate_days_left": int(gateway.certificate_seconds_left() // 86_400),
+            "artifacts": await gateway.parts.artifact_room(),
             "peers": (await self.peers())["peers"],
             "links": gateway.cursor_rows(),
             "exports": [row.as_json() for row in gateway.parts.exports.rows],

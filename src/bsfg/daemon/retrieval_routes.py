@@ -14,13 +14,12 @@ FETCH_DEADLINE_SECONDS: Final = 590.0
 
 
 def retrieval_routes(operations: RetrievalOperations) -> list[web.RouteDef]:
-    """``POST /v1/artifacts/fetch`` and ``/retry``, ``GET /v1/artifacts/content`` and ``/wanted``."""
+    """``POST /v1/artifacts/fetch`` and ``/retry``, ``GET /v1/artifacts/content``."""
     routes = _Routes(operations)
     return [
         web.post("/v1/artifacts/fetch", routes.fetch),
         web.post("/v1/artifacts/retry", routes.retry),
         web.get("/v1/artifacts/content", routes.content),
-        web.get("/v1/artifacts/wanted", routes.wanted),
     ]
 
 
@@ -39,12 +38,6 @@ class _Routes:
         uri, peer = body.text_or_none("uri"), body.text_or_none("peer")
         body.finish()
         return await answer(request, self._operations.retry(uri, peer))
-
-    async def wanted(self, request: web.Request) -> web.StreamResponse:
-        query = Parameters.of_query(request)
-        peer, state = query.text_or_none("peer"), query.text_or_none("state")
-        query.finish()
-        return await answer(request, self._operations.listed(peer, state))
 
     async def content(self, request: web.Request) -> web.StreamResponse:
         """The bytes, however many; a failure in their middle ends the connection, and the taker sees it is short."""
