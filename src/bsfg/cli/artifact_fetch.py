@@ -14,11 +14,12 @@ import click
 from bsfg.cli import render
 from bsfg.cli.local_client import LONG_DEADLINE_SECONDS, LocalClient, route
 from bsfg.cli.options import ZONE, common_options
-from bsfg.cli.render import fields, moment, number, printable, size, table
+from bsfg.cli.render import fields, moment, number, paragraph, printable, size
 from bsfg.errors import BsfgError, Code
 
 Row = Mapping[str, Any]
 OUT_MODE: Final = 0o666
+INDENT: Final = 11
 
 
 @click.command("fetch")
@@ -110,21 +111,14 @@ def retried(answer: Row) -> Iterable[str]:
 
 def listed(answer: Row) -> Iterable[str]:
     """Artifacts of peers with their states."""
-    rows = [row for row in answer.get("artifacts") or [] if isinstance(row, Mapping)]
-    if not rows:
-        return
-    yield from table(
-        ["PEER", "STATE", "SIZE", "REFERENCES", "NEXT RETRY", "URI", "PROBLEM"],
-        [
-            [
-                printable(row.get("peer")),
-                printable(row.get("state")),
-                size(row.get("size")),
-                number(row.get("references")),
-                "" if row.get("next_retry") is None else moment(row.get("next_retry")),
-                printable(row.get("uri")),
-                printable(row.get("problem") or ""),
-            ]
-            for row in rows
-        ],
-    )
+    for row in answer.get("artifacts") or []:
+        yield f"{printable(row.get('state')):<9}  {printable(row.get('uri'))}"
+        facts = [f"from {printable(row.get('peer'))}", f"size {size(row.get('size'))}"]
+        if row.get("references") is not None:
+            facts.append(f"named by {number(row.get('references'))} facts")
+        if row.get("state") != "verified":
+            due = row.get("next_retry")
+            facts.append(f"next retry {'when policy changes' if due is None else moment(due)}")
+        yield from paragraph(", ".join(facts), first=" " * INDENT, indent=INDENT)
+        if row.get("problem"):
+            yield from paragraph(printable(row.get("problem")), first=" " * INDENT, indent=INDENT)

@@ -192,9 +192,10 @@ def failure_of(entry: Entry) -> BsfgError:
     cause = artifact.cause or Cause.UNREACHABLE
     again = f"at {due}" if due else "when policy changes, or with bsfg artifact retry"
     digests = {"expected_sha256": artifact.sha256, "found_sha256": artifact.found_sha256}
+    code = entry.error.code if entry.error is not None else _CODES[cause]
     return BsfgError(
-        entry.error.code if entry.error is not None else _CODES[cause],
-        f"artifact {artifact.uri} of {artifact.peer}: {artifact.message or 'it is not here yet'}",
+        code,
+        f"{code.label}: artifact {artifact.uri} of {artifact.peer}: {artifact.message or 'it is not here yet'}",
         hint=f"it is tried again {again}",
         uri=str(artifact.uri),
         state=artifact.state.value,
