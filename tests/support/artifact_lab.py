@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from pathlib import Path
@@ -10,14 +9,9 @@ from typing import Any, Final
 
 from tests.support.lab_zones import ENTERPRISE, OPERATIONAL, Zone, eventually
 
-from bsfg.daemon.system import SystemClock
-from bsfg.model.artifact import ArtifactUri
-from bsfg.model.names import ZoneId
-from bsfg.substrates.artifact_catalog import ArtifactQuotas
-from bsfg.substrates.file_artifacts import OBJECTS, open_file_artifacts
+from bsfg.substrates.file_artifacts import OBJECTS
 
 BUCKET: Final = "enterprise-bsfg-artifacts"
-ROOM: Final = ArtifactQuotas(2**50, 2**50)
 
 
 def uri(key: str, artifact_type: str = "batch-files") -> str:
@@ -31,21 +25,10 @@ def object_path(zone: Zone, sha256: str) -> Path:
 
 def put(zone: Zone, key: str, content: bytes, artifact_type: str = "batch-files") -> dict[str, Any]:
     """The zone has it from now on; what a fact says of it."""
-
-    async def store() -> None:
-        opened = open_file_artifacts(
-            zone.home / "data" / "artifacts", ZoneId(ENTERPRISE), lambda: ROOM, SystemClock(), print
-        )
-        opened.open()
-        try:
-            writing = await opened.begin(ZoneId(ENTERPRISE))
-            await writing.write(content)
-            await writing.finish(ArtifactUri(BUCKET, artifact_type, key), media_type=None, expected=None)
-        finally:
-            await opened.close()
-
-    asyncio.run(store())
-    return reference(key, content, artifact_type)
+    answer = zone.ask("artifact", "put", "-", "--type", artifact_type, "--key", key, stdin=content)
+    named = {f"artifact_{name}": answer[name] for name in ("uri", "sha256", "size")}
+    assert named == reference(key, content, artifact_type)
+    return named
 
 
 def reference(key: str, content: bytes, artifact_type: str = "batch-files") -> dict[str, Any]:
@@ -64,7 +47,7 @@ def tell(zone: Zone, *facts: dict[str, Any]) -> None:
 
 def row(zone: Zone, name: str) -> dict[str, Any] | None:
     """The artifact's row in the receiver's list."""
-    rows = zone.api.get("/v1/artifacts/wanted")["artifacts"]
+    rows = zone.api.get("/v1/artifacts", peer=ENTERPRISE)["artifacts"]
     return next((row for row in rows if row["uri"] == name), None)
 
 
