@@ -52,13 +52,13 @@ def main() -> int:
 
 
 def _run(pair: GatewayPair, folder: Path, mib: int, mib_per_second: int) -> int:
-    before = _resident_mib(pair)
+    started = _resident_mib(pair)
     began = time.monotonic()
     uri = put_random(pair.homes[SENDER], mib * MEBIBYTE, folder)
-    print(f"put {mib} MiB in {time.monotonic() - began:.1f} s; grown by {_growth(before, _resident_mib(pair))}")
+    print(f"put {mib} MiB in {time.monotonic() - began:.1f} s; grown by {_growth(started, _resident_mib(pair))}")
     if mib_per_second:
         _limit(pair.homes[RECEIVER], mib_per_second)
-    watched = Watched()
+    watched, before = Watched(), _resident_mib(pair)
     watching = [threading.Thread(target=work, args=(pair, watched)) for work in (_watch_memory, _watch_facts)]
     for thread in watching:
         thread.start()

@@ -18,10 +18,10 @@ from bsfg.daemon.artifact_mirror import ArtifactMirror
 from bsfg.daemon.artifact_scan import ReferenceScan
 from bsfg.daemon.artifact_transfers import ArtifactTransfers
 from bsfg.daemon.gateway import Gateway
-from bsfg.daemon.links import LinkSupervisor
 from bsfg.daemon.retrieval_operations import RetrievalOperations
 from bsfg.daemon.retrieval_routes import retrieval_routes
 from bsfg.daemon.retrievals import RetrievalLimits, Retrievals
+from bsfg.daemon.running_link import Links
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import Fence, LinkName
 from bsfg.model.names import ZoneId
@@ -40,7 +40,7 @@ def assemble_mirror(
     zone: Zone,
     store: Store,
     artifacts: Artifacts,
-    links: LinkSupervisor,
+    links: Links,
     names: NameResolver,
     configuration: Callable[[], Configuration],
     may_ask: Callable[[ZoneId], bool],

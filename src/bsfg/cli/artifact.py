@@ -38,16 +38,16 @@ def put_file(
 
 
 @command.command("list")
-@click.option("--peer", type=ZONE, help="What we want from this peer, instead of what is our own.")
+@click.option("--peer", type=ZONE, help="Only what we want from this peer.")
 @click.option(
-    "--state", type=click.Choice([state.value for state in ArtifactState]), help="Of what we want from peers."
+    "--state", type=click.Choice([state.value for state in ArtifactState]), help="Only those of peers in this state."
 )
 @common_options
 def list_artifacts(home: Path, output: str, peer: str | None, state: str | None) -> None:
-    """Our own artifacts; with --peer or --state, those that we want from peers, and what became of each."""
+    """Our own artifacts and those of peers, and what became of each; with --peer or --state only those of peers."""
     answer = LocalClient(home).get(route("artifacts"), peer=peer, state=state)
-    is_own = peer is None and state is None
-    render.show(answer, output, artifact_screens.own if is_own else artifact_fetch.listed)
+    is_all = peer is None and state is None
+    render.show(answer, output, artifact_screens.both if is_all else artifact_fetch.listed)
 
 
 @command.command("gc")

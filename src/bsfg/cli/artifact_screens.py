@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from bsfg.cli import artifact_fetch
 from bsfg.cli.render import moment, number, printable, size
 from bsfg.cli.screens import NONE, Row, rows_of
 
 DIGEST_SHOWN: Final = 12
 
 
-def own(answer: Row) -> Iterable[str]:
-    """This zone's artifacts."""
-    rows = rows_of(answer, "artifacts")
-    yield from _stored(rows) or [NONE]
+def both(answer: Row) -> Iterable[str]:
+    """This zone's own artifacts, and those of its peers."""
+    rows = rows_of(answer, "own")
+    yield "Our own"
+    yield from [f"  {line}" for line in _stored(rows) or [NONE]]
     if answer.get("is_complete") is False:
-        yield f"and more: these are the first {len(rows)}"
+        yield f"  and more: these are the first {len(rows)}"
+    yield ""
+    yield "Of peers"
+    yield from [f"  {line}" for line in artifact_fetch.listed(answer)] or [f"  {NONE}"]
 
 
 def orphans(answer: Row) -> Iterable[str]:

@@ -68,15 +68,16 @@ class ArtifactOperations:
         return described(reference)
 
     async def listed(self, peer: str | None, state: str | None) -> Row:
-        """Our own artifacts; with a peer or a state, those that we want from peers and what became of them."""
+        """Our own artifacts and those of peers; with a peer or a state only what we want from peers."""
+        answer = await self.wanted(peer, state)
         if peer is not None or state is not None:
-            return await self.wanted(peer, state)
+            return answer
         rows: list[Row] = []
         async for stored in self.store.stored(self.zone):
             if len(rows) == LISTED_MAX:
-                return {"artifacts": rows, "is_complete": False}
+                return answer | {"own": rows, "is_complete": False}
             rows.append(_stored_row(stored))
-        return {"artifacts": rows, "is_complete": True}
+        return answer | {"own": rows, "is_complete": True}
 
     async def collect(self, *, dry_run: bool, reason: str | None, older_than_seconds: int | None) -> Row:
         """Which artifacts no retained fact refers to; without ``dry_run`` they are removed, audited before.

@@ -68,7 +68,10 @@ LOG_EVENTS: Final = {
     "artifact_fault": "fetching an artifact failed in a way that nobody foresaw",
     "artifact_reference": "facts that name artifacts can't be searched, or name them in no valid form",
     "clock_skew": "a peer's clock differs from ours",
-    "loop_stalled": "the gateway's loop did not run for a while",
+    "loop_stalled": "the gateway's loop, or a worker process', did not run for a while",
+    "worker_started": "a worker process runs its links",
+    "worker_lost": "a worker process ended or did not answer, and is started again",
+    "worker_notice": "reports of a worker process were dropped",
 }
 
 

@@ -218,7 +218,7 @@ class S3Artifacts:
             except FileNotFoundError as error:
                 self._demand_bucket(error)
 
-    def _demand_bucket(self, error: FileNotFoundError) -> None:
+    def _demand_bucket(self, error: Exception) -> None:
         if "NoSuchBucket" in str(error):
             raise SubstrateUnavailable(
                 f"artifact store {self._place.endpoint}: there is no bucket {self._place.bucket}",
@@ -229,10 +229,8 @@ class S3Artifacts:
     def _errors(self, operation: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError as error:
-            self._demand_bucket(error)
-            raise self._failed(operation, error) from None
         except (BaseError, OSError) as error:
+            self._demand_bucket(error)
             raise self._failed(operation, error) from None
 
     def _failed(self, operation: str, error: Exception) -> SubstrateUnavailable:

@@ -101,7 +101,7 @@ class JetStreamWantedArtifacts:
 
     async def remove(self, artifact: WantedArtifact) -> None:
         """See ``ports.WantedArtifacts.remove``."""
-        await self._bucket.purge(_key(artifact))
+        await self._bucket.erase(_key(artifact))
 
     async def position(self, link: LinkName) -> ScanPosition | None:
         value = await self._bucket.get(_position_key(link))
