@@ -294,7 +294,7 @@ class JetStreamGenerations:
             message = await self._message_from(name, sequence)
             if message is None:
                 return None
-            fact = _coordinates(message, link, generation)
+            fact = coordinates(message, link, generation)
             if fact.epoch is not None:
                 return fact
             sequence = message.sequence + 1
@@ -331,10 +331,11 @@ def _inbound_fact(frame: Any, link: LinkName, generation: int) -> InboundFact:
     message = StoredMessage(
         seen["local_sequence"], seen["subject"], seen["time"], frame.header, frame.payload
     )
-    return _coordinates(message, link, generation)
+    return coordinates(message, link, generation)
 
 
-def _coordinates(message: StoredMessage, link: LinkName, generation: int) -> InboundFact:
+def coordinates(message: StoredMessage, link: LinkName, generation: int) -> InboundFact:
+    """A message by its coordinates at the origin; None for each where this gateway did not write it."""
     try:
         origin, fact = origin_fact(message, link, generation)
     except ValueError:
