@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import inbound_physical
-from bsfg.substrates.generations import EPOCHS_KEY, EPOCHS_MAX, GenerationRow, InboundFact, Plan, coordinates
+from bsfg.substrates.generations import (
+    EPOCHS_KEY,
+    EPOCHS_MAX,
+    GenerationRow,
+    InboundFact,
+    Plan,
+    begin_log,
+    coordinates,
+)
 from bsfg.substrates.inbound_log import BUILDING_KEY
 from bsfg.substrates.memory import MemoryZone
 from bsfg.substrates.memory_stream import MemoryStream
@@ -46,10 +54,7 @@ class MemoryGenerations:
     async def open(self, link: LinkName, plan: Plan) -> MemoryZone:
         """The log of the generation that is being built; its stream exists, and its record says where it starts."""
         log = self.inbound.building(plan.generation)
-        await log.provision(link)
-        position = await log.locate(link)
-        if position.record is None and position.fence.local_sequence == 0:
-            await log.save_record(link, plan.record(position.fence.created))
+        await begin_log(log, link, plan)
         return log
 
     async def complete(self, link: LinkName, generation: int) -> None:
