@@ -17,8 +17,9 @@ The fence of each page in flight follows by arithmetic from the one read of the 
 it do: everything in flight is forgotten, and the link starts again from what the stream itself holds.
 
 Timer, notification and reconnect are one event, ``Woken``, so a lost or forged notification changes nothing but the
-time of a poll. ``StoreDoubted`` and ``Looked`` are about our own store: what a link believes of it is held against it,
-and read anew where that does not agree (:mod:`bsfg.core.looking`). Everything that is out carries a ticket, and an answer to any other ticket is dropped (I15).
+time of a poll. ``StoreDoubted`` and ``Looked`` are about our own store: what a link believes is held against it, and
+read anew where that does not agree (:mod:`bsfg.core.looking`). Everything that is out carries a ticket, and an answer
+to any other ticket is dropped (I15).
 """
 
 from __future__ import annotations
