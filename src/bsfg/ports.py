@@ -20,6 +20,7 @@ from bsfg.model.cursor import (
     LinkRecord,
     LocalPosition,
 )
+from bsfg.model.digests import DigestAnswer, DigestCall
 from bsfg.model.fact import Fact
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import FetchRequest, LogDescription, LogSlice, Page, PageLimits
@@ -137,6 +138,15 @@ class PeerClient(Protocol):
 
     async def notify(self, stream: StreamName, head: int) -> None:
         """The peer took our advice that our stream has reached this head; it may poll earlier, and nothing else."""
+
+
+class DigestSource(Protocol):
+    """A peer's gateway as ``bsfg verify`` asks it; raises what :class:`PeerClient` raises."""
+
+    async def digests(self, call: DigestCall) -> DigestAnswer:
+        """Digests of the first parts of a range, already held against the request."""
+
+    async def streams(self) -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+
+from aiohttp import web
 
 from bsfg import __version__
 from bsfg.bootstrap.store import Store
@@ -23,6 +26,7 @@ from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.index_follower import MessageIndexes
 from bsfg.substrates.local_appends import LocalAppends
 from bsfg.transport.acceptor import Acceptor, AcceptorLimits
+from bsfg.transport.digest_service import DigestService, digest_route
 from bsfg.transport.fetch_routes import FetchRoutes
 from bsfg.transport.fetch_service import FetchService
 from bsfg.transport.health_route import ZoneCard, health_route
@@ -47,15 +51,22 @@ def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitSta
     return service
 
 
-async def open_local(zone: Zone, gateway: Gateway, operations: Operations, stack: AsyncExitStack) -> None:
+async def open_local(
+    zone: Zone,
+    gateway: Gateway,
+    operations: Operations,
+    stack: AsyncExitStack,
+    further: Sequence[web.RouteDef] = (),
+) -> None:
     config = zone.configuration.zone
-    unix = await serve_unix(build_local_application(operations), zone.configuration.paths.run)
+    unix = await serve_unix(build_local_application(operations, further=further), zone.configuration.paths.run)
     stack.push_async_callback(unix.close)
     application = build_tcp_application(
         operations,
         metrics=zone.telemetry.exposition,
         is_ready=lambda: gateway.parts.keeper.is_ready,
         token=_token(config.local_token_file),
+        further=further,
     )
     tcp = await serve_tcp(application, config.local.host, config.local.port)
     stack.push_async_callback(tcp.close)
@@ -112,6 +123,7 @@ async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: Async
         [
             health_route(card, zone.clock),
             *fetch_routes.routes(),
+            digest_route(DigestService(store.exported, zone.clock)),
             _open_notification(zone, gateway, store, stack),
         ],
         observer,

@@ -28,8 +28,10 @@ from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.system import SystemClock, notify_systemd, watchdog_seconds
 from bsfg.daemon.telemetry import Telemetry
+from bsfg.daemon.verify_operations import Verifications
 from bsfg.errors import EXIT_DONE, BsfgError, Code
 from bsfg.substrates.consumers import LocalAccess
+from bsfg.substrates.inbound_scan import InboundScan
 from bsfg.transport.access import Access
 from bsfg.transport.notify_route import Attention
 
@@ -109,7 +111,8 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         watch = ChangeWatch(configuration.home, configuration.trust_files())
         reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
         operations = Operations(gateway, local, reloader)
-        await open_local(zone, gateway, operations, stack)
+        verifications = Verifications(gateway, lambda *words: InboundScan(store.control, store.connect, *words))
+        await open_local(zone, gateway, operations, stack, verifications.routes())
         await gateway.start()
         stack.push_async_callback(gateway.stop)
         await open_listener(zone, gateway, store, stack)

@@ -199,7 +199,7 @@ class PullConsumer:
         if not frames:
             return [], 0
         facts: list[Fact] = []
-        subjects, splits = self._subjects, _splits(frames[0].reply)
+        subjects, splits = self._subjects, ack_splits(frames[0].reply)
         consumer_sequence = pending = b"0"
         try:
             for fact_subject, reply, header, payload in frames:
@@ -232,7 +232,7 @@ class PullConsumer:
         return fact_subject
 
 
-def _splits(reply: bytes) -> int:
+def ack_splits(reply: bytes) -> int:
     """How many dots from the right end of an acknowledgement subject the four numbers begin that we need."""
     tokens = reply.count(b".") + 1
     if tokens == ACK_TOKENS:
