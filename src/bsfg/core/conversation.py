@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bsfg.core.link_state import LinkSettings, StepFailure
 from bsfg.model.cursor import Cursor, Fence, Init, LinkRecord, LocalPosition
 from bsfg.model.fact import Fact
+from bsfg.model.facts import Facts
 from bsfg.model.page import FetchRequest, Page
 
 # Events: what happened.
@@ -157,7 +158,7 @@ class Append:
     ticket: int
     fence: Fence
     epoch: str
-    facts: tuple[Fact, ...]
+    facts: Facts
 
 
 @dataclass(frozen=True, slots=True)

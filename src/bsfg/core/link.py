@@ -55,6 +55,7 @@ from bsfg.core.steps import halt_link, locate, pass_gap, rest, save_record
 from bsfg.errors import Code
 from bsfg.model.cursor import Cursor, Fence, Gap, HaltReason, Init, LocalPosition
 from bsfg.model.fact import digest
+from bsfg.model.facts import Facts
 from bsfg.model.page import FetchRequest, Page
 
 
@@ -204,10 +205,8 @@ def _take_in(link: Link, page: Page) -> tuple[Link, Commands]:
     """Append what is not here yet; nothing at or below the cursor is ever appended again (I10)."""
     ahead, fence = link.cursor_ahead, link.fence_ahead
     assert ahead is not None and fence is not None
-    fresh = [fact for fact in page.facts if fact.sequence > ahead.scanned_through]
-    facts = (
-        tuple(fact for fact in fresh if fact.sequence not in link.set_aside) if link.gaps else tuple(fresh)
-    )
+    fresh = Facts.of(page.facts).behind(ahead.scanned_through)
+    facts = fresh.without(link.set_aside) if link.gaps else fresh
     link = replace(link, facts_duplicate=link.facts_duplicate + len(page.facts) - len(fresh))
     if not facts:
         return _scanned(link, page.scanned_through)

@@ -10,7 +10,7 @@ from bsfg.core.backoff import Backoff
 from bsfg.core.reconcile import Halt
 from bsfg.errors import BsfgError
 from bsfg.model.cursor import Cursor, Fence, Gap, HaltReason, Init, InitMode, LinkName, LinkState
-from bsfg.model.fact import Fact
+from bsfg.model.facts import Facts
 from bsfg.model.page import Page, PageLimits
 
 FLIGHTS_MAX: Final = 3
@@ -68,7 +68,7 @@ class Flight:
     """A page that is being stored: where the link will be when it is, by arithmetic from the one read of the cursor."""
 
     ticket: int
-    facts: tuple[Fact, ...]
+    facts: Facts
     cursor: Cursor
     fence: Fence
     is_stored: bool = False

@@ -8,15 +8,17 @@ themselves two pages are held, whatever the stream's length.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice
+from operator import lt
 from typing import Final
 
 from bsfg.errors import BsfgError, Code
 from bsfg.model.arrangement import arrange
-from bsfg.model.digests import FactFields, RangeDigester
-from bsfg.substrates.inbound_scan import Foreign, HeldFact, HeldPage
+from bsfg.model.digests import RangeDigester
+from bsfg.model.facts import Facts
+from bsfg.substrates.inbound_scan import NO_FACTS, Foreign, HeldPage
 
 STRANGERS_MAX: Final = 1_000
 """Facts and messages out of their place; a stream with more of them is not worth a list."""
@@ -31,10 +33,10 @@ class HeldDigester(RangeDigester):
         self.places: list[tuple[int, int] | None] = []
         self._place: tuple[int, int] | None = None
 
-    def take(self, facts: Sequence[FactFields]) -> None:
+    def take(self, facts: Facts) -> None:
         super().take(facts)
-        begins = self._place[0] if self._place else facts[0][2]
-        self._place = (begins, facts[-1][2])
+        begins = self._place[0] if self._place else facts.times[0]
+        self._place = (begins, facts.times[-1])
 
     def _close(self) -> None:
         super()._close()
@@ -59,7 +61,7 @@ class HeldParts:
     """All up to this sequence has been digested."""
     whole: RangeDigester = field(init=False)
     parts: HeldDigester = field(init=False)
-    _waiting: list[HeldFact] = field(default_factory=list)
+    _waiting: Facts = NO_FACTS
 
     def __post_init__(self) -> None:
         self.parts = HeldDigester(self.first, self.last, self.width)
@@ -78,8 +80,8 @@ class HeldParts:
         self.foreign += page.foreign
         self.of_earlier_epochs += page.of_earlier_epochs
         facts = page.facts
-        if facts and not self.first <= facts[0].sequence <= facts[-1].sequence <= self.last:
-            facts = [fact for fact in facts if self.first <= fact.sequence <= self.last]
+        if facts and not (self.first <= min(facts.sequences) and max(facts.sequences) <= self.last):
+            facts = Facts.of(fact for fact in facts if self.first <= fact.sequence <= self.last)
         if facts:
             self._arrange(facts)
         if len(self.foreign) + len(self.strangers) > STRANGERS_MAX:
@@ -92,7 +94,7 @@ class HeldParts:
     def finish(self) -> None:
         """No page comes any more."""
         self._digest(self._waiting)
-        self._waiting = []
+        self._waiting = NO_FACTS
         self.parts.finish()
         self.whole.finish()
 
@@ -101,26 +103,27 @@ class HeldParts:
         """Of all facts of the range that lie in order."""
         return self.whole.parts[0].digest
 
-    def _arrange(self, facts: list[HeldFact]) -> None:
-        before = self._waiting[-1].sequence if self._waiting else self.reached
-        if facts[0].sequence > before and all(one[0] < other[0] for one, other in pairwise(facts)):
+    def _arrange(self, facts: Facts) -> None:
+        before = self._waiting.sequences[-1] if self._waiting else self.reached
+        sequences = facts.sequences
+        if sequences[0] > before and all(map(lt, sequences, islice(sequences, 1, None))):
             self._digest(self._waiting)
             self._waiting = facts
             return
-        joined = self._waiting + facts
-        found = arrange([fact.sequence for fact in joined], self.reached)
+        joined = Facts.joined([self._waiting, facts])
+        found = arrange(joined.sequences, self.reached)
         for index in found.others:
-            self.strangers.setdefault(joined[index].sequence, []).append(joined[index].local_sequence)
+            self.strangers.setdefault(joined.sequences[index], []).append(joined.times[index])
         self.misplaced |= found.misplaced
-        rising = [joined[index] for index in found.run]
+        rising = Facts.of(joined[index] for index in found.run)
         if len(rising) > HELD_FACTS_MAX:
             self._digest(rising[:-HELD_FACTS_MAX])
             rising = rising[-HELD_FACTS_MAX:]
         self._waiting = rising
 
-    def _digest(self, facts: list[HeldFact]) -> None:
+    def _digest(self, facts: Facts) -> None:
         if facts:
             self.parts.add(facts)
             self.whole.add(facts)
             self.facts += len(facts)
-            self.reached = facts[-1].sequence
+            self.reached = facts.sequences[-1]

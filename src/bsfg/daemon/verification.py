@@ -17,6 +17,7 @@ from bsfg.daemon.held_parts import HeldDigester, HeldParts
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import Gap, LinkName
 from bsfg.model.digests import DigestAnswer, DigestCall, PartDigest, split, width_of
+from bsfg.model.facts import Facts
 from bsfg.ports import DigestSource
 from bsfg.substrates.inbound_scan import InboundScan, InboundState
 
@@ -223,12 +224,11 @@ class Verification:
         if place is not None:
             async with contextlib.aclosing(self.scan.pages(*place)) as pages:
                 async for page in pages:
+                    facts = page.facts
                     digester.add(
-                        [
-                            fact
-                            for fact in page.facts
-                            if first <= fact.sequence <= last and fact.local_sequence not in aside
-                        ]
+                        Facts.of(
+                            fact for fact in facts if first <= fact.sequence <= last and fact.time not in aside
+                        )
                     )
         digester.finish()
         return digester

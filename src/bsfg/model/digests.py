@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from itertools import chain
 from struct import Struct
 from typing import Final
 
+from bsfg.model.facts import Facts
 from bsfg.model.names import StreamName
 
 PARTS_MAX: Final = 256
 EMPTY_DIGEST: Final = hashlib.sha256().hexdigest()
 
 _LENGTHS: Final = Struct(">QIII")
-_sequence_of: Final = itemgetter(0)
-
-FactFields = tuple[int, str, int, bytes, bytes]
-"""Sequence, subject, something of no matter here, header block, payload: the shape of ``Fact``."""
-
 
 @dataclass(frozen=True, slots=True)
 class DigestCall:
@@ -66,13 +61,12 @@ def split(first: int, last: int, parts: int) -> list[tuple[int, int]]:
     return [(start, min(start + width - 1, last)) for start in range(first, last + 1, width)]
 
 
-def hashed(facts: Sequence[FactFields]) -> bytes:
+def hashed(facts: Facts) -> bytes:
     """What a digest is taken over, for these facts."""
-    pieces: list[bytes] = []
-    for sequence, fact_subject, _, headers, payload in facts:
-        name = fact_subject.encode()
-        pieces += (_LENGTHS.pack(sequence, len(name), len(headers), len(payload)), name, headers, payload)
-    return b"".join(pieces)
+    names = [fact_subject.encode() for fact_subject in facts.subjects]
+    headers, payloads = facts.headers, facts.payloads
+    lengths = map(_LENGTHS.pack, facts.sequences, map(len, names), map(len, headers), map(len, payloads))
+    return b"".join(chain.from_iterable(zip(lengths, names, headers, payloads, strict=True)))
 
 
 class RangeDigester:
@@ -86,18 +80,18 @@ class RangeDigester:
         self._hasher = hashlib.sha256()
         self._count = 0
 
-    def add(self, facts: Sequence[FactFields]) -> None:
+    def add(self, facts: Facts) -> None:
         """Facts of the range, each above all before it."""
         start = 0
         while start < len(facts):
-            end = bisect_right(facts, self._end, lo=start, key=_sequence_of)
+            end = bisect_right(facts.sequences, self._end, lo=start)
             if end > start:
                 self.take(facts[start:end])
             if end < len(facts):
-                self.reach(facts[end][0])
+                self.reach(facts.sequences[end])
             start = end
 
-    def take(self, facts: Sequence[FactFields]) -> None:
+    def take(self, facts: Facts) -> None:
         """Facts of the part that is open."""
         self._hasher.update(hashed(facts))
         self._count += len(facts)

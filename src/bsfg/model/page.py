@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -56,7 +57,7 @@ class LogSlice:
     lie behind it. ``next_time`` is the stored time of the first of these, None if there are none.
     """
 
-    facts: list[Fact]
+    facts: Sequence[Fact]
     scanned_through: int
     head: int
     pending: int
@@ -76,7 +77,7 @@ class Page:
     pending: int
     sender_time: int
     next_time: int | None
-    facts: list[Fact]
+    facts: Sequence[Fact]
     pending_bytes: int | None = None
     """About how many stored bytes ``pending`` stands for, by the log's mean; for people, not for decisions."""
 

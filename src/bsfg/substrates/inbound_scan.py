@@ -11,37 +11,35 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from bsfg.errors import SubstrateUnavailable
 from bsfg.model.cursor import LinkName
-from bsfg.model.fact import ORIGIN_HEADER
+from bsfg.model.fact import ORIGIN_HEADER, Fact
+from bsfg.model.facts import Facts
 from bsfg.model.names import inbound_physical
 from bsfg.substrates.control import Control
 from bsfg.substrates.inbound_tip import origin_fact
 from bsfg.substrates.nats_connection import NatsConnection
-from bsfg.substrates.nats_frames import Frame
+from bsfg.substrates.nats_frames import Frame, Messages
 from bsfg.substrates.nats_stream_api import StoredMessage
-from bsfg.substrates.pull_consumer import SUBJECTS_CACHED_MAX, ConsumerLost, PullConsumer, ack_splits
+from bsfg.substrates.pull_consumer import (
+    OVER_BYTES,
+    SUBJECTS_CACHED_MAX,
+    ConsumerLost,
+    Delivered,
+    PullConsumer,
+)
 
 PAGE_FACTS: Final = 10_000
 PAGE_BYTES: Final = 4 * 1024 * 1024
 ATTEMPTS_MAX: Final = 3
 RETRY_SECONDS: Final = 0.1
 
-_CONTROL: Final = re.compile(rb"NATS/1\.0\r\n(?:Nats-[^\r\n]*\r\n)*")
-"""What the server leaves in front of a fact's own headers."""
-_AFTER_SEQUENCE_BYTES: Final = len("2026-01-01T00:00:00.000000000Z\r\n\r\n")
-
-
-class HeldFact(NamedTuple):
-    """A fact as the inbound stream holds it: the shape of ``Fact``, with its place here where that has its time."""
-
-    sequence: int
-    subject: str
-    local_sequence: int
-    headers: bytes
-    payload: bytes
+_BEGINNING: Final = rb"(?:\A|(?<=\r\n\r\n))NATS/1\.0\r\n(?:Nats-[^\r\n]*\r\n)*"
+"""The beginning of a raw header, and what the server leaves in it; an empty line ends each header and is in none."""
+_END: Final = rb"([0-9]+) [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z\r\n\r\n"
+NO_FACTS: Final = Facts([], [], [], [], [])
 
 
 class Foreign(NamedTuple):
@@ -55,7 +53,8 @@ class Foreign(NamedTuple):
 class HeldPage:
     """Messages in a row of an inbound stream."""
 
-    facts: list[HeldFact] = field(default_factory=list)
+    facts: Facts
+    """As their origin stored them, but for ``times``: these are the places here, local sequences."""
     foreign: list[Foreign] = field(default_factory=list)
     of_earlier_epochs: int = 0
     through: int = 0
@@ -71,10 +70,6 @@ class InboundState:
     last_sequence: int
     messages: int
     bytes: int
-
-
-# Called once a fact: the constructor that NamedTuple makes takes twice as long.
-_new_held: Final = tuple.__new__
 
 
 class InboundScan:
@@ -108,7 +103,7 @@ class InboundScan:
         async with contextlib.aclosing(self.pages(state.first_sequence, state.last_sequence)) as pages:
             async for page in pages:
                 if page.facts:
-                    return page.facts[0].sequence
+                    return page.facts.sequences[0]
         return None
 
     async def pages(self, first: int, last: int) -> AsyncGenerator[HeldPage, None]:
@@ -137,89 +132,82 @@ class InboundScan:
         self, connection: NatsConnection, position: int, last: int
     ) -> AsyncGenerator[HeldPage, None]:
         reading = self._reading
-        consumer = await _FrameConsumer.create(connection, self._name, reading.link.stream, position + 1)
-        assert isinstance(consumer, _FrameConsumer)
-        coming = asyncio.ensure_future(consumer.next_frames(last - position))
+        consumer = await _RunConsumer.create(connection, self._name, reading.link.stream, position + 1)
+        assert isinstance(consumer, _RunConsumer)
+        coming = asyncio.ensure_future(consumer.next_runs(last - position))
         try:
-            while frames := await coming:
-                reached = frames[-1][0]
+            while runs := await coming:
+                reached = runs[-1][1].sequences[-1]
                 if reached < last:
-                    coming = asyncio.ensure_future(consumer.next_frames(last - reached))
-                yield await asyncio.to_thread(reading.page, frames, last)
+                    coming = asyncio.ensure_future(consumer.next_runs(last - reached))
+                for run, place in runs:
+                    yield await asyncio.to_thread(reading.page, run, place, last)
                 if reached >= last:
                     return
             await consumer.check_nothing_lost()
-            yield HeldPage(through=last)
+            yield HeldPage(NO_FACTS, through=last)
         finally:
             coming.cancel()
             await asyncio.gather(coming, return_exceptions=True)
             consumer.delete()
 
 
-class _FrameConsumer(PullConsumer):
-    """A pull consumer that gives messages as they are, each with its sequence."""
+class _RunConsumer(PullConsumer):
+    """A pull consumer that gives messages as they are, with their places."""
 
-    async def next_frames(self, count: int) -> list[tuple[int, Frame]]:
+    async def next_runs(self, count: int) -> list[tuple[Messages, Delivered]]:
         """The next messages, at least one if there is one; :class:`ConsumerLost` if any was lost on its way."""
         limits = {"batch": min(count, PAGE_FACTS), "max_bytes": PAGE_BYTES}
-        frames, status = await self._exchange(limits, 0.0)
-        if not frames and status is not None and status[1] == "Message Size Exceeds MaxBytes":
-            frames, status = await self._exchange({"batch": 1}, 0.0)
+        runs, status = await self._exchange(limits, 0.0)
+        if not runs and status is not None and status[1] == OVER_BYTES:
+            runs, status = await self._exchange({"batch": 1}, 0.0)
         self._judge(status)
-        if not frames:
-            return []
-        splits = ack_splits(frames[0].reply)
-        numbered, consumer_sequence = [], b"0"
-        for frame in frames:
-            _, sequence, consumer_sequence, *_ = frame.reply.rsplit(b".", splits)
-            numbered.append((int(sequence), frame))
-        self._consumer_sequence += len(frames)
-        if int(consumer_sequence) != self._consumer_sequence:
-            raise ConsumerLost("a message was lost on its way from the server")
-        return numbered
+        return list(zip(runs, self._places(runs), strict=True)) if runs else []
 
 
 class _Reading:
-    """How a message is read back as the fact that its origin stored."""
+    """How messages are read back as the facts that their origin stored."""
 
     def __init__(self, link: LinkName, generation: int, epoch: str, earlier_epochs: frozenset[str]) -> None:
         self.link = link
         self._generation = generation
         self._epoch = epoch
         self._earlier_epochs = earlier_epochs
-        self._marker = f"\r\n{ORIGIN_HEADER}: {link.peer} {link.stream} {epoch} ".encode()
+        origin = re.escape(f"{ORIGIN_HEADER}: {link.peer} {link.stream} {epoch} ".encode())
+        self._plain = re.compile(_BEGINNING + origin + _END)
         self._subjects: dict[bytes, str] = {}
 
-    def page(self, frames: list[tuple[int, Frame]], last: int) -> HeldPage:
+    def page(self, run: Messages, place: Delivered, last: int) -> HeldPage:
         """These messages, without those behind ``last``."""
-        facts: list[HeldFact] = []
+        if place.sequences[-1] <= last and len(run.headers) == len(run.lines):
+            # Where no fact has a header of its own, one look finds the sequences of all.
+            found = self._plain.findall(b"".join(run.headers))
+            subjects = list(map(self._subjects.get, place.subjects))
+            if len(found) == len(run.headers) and None not in subjects:
+                headers = [b""] * len(found)
+                texts = cast("list[str]", subjects)
+                facts = Facts(list(map(int, found)), texts, place.sequences, headers, run.payloads)
+                return HeldPage(facts, through=place.sequences[-1])
+        return self._page(run, place, last)
+
+    def _page(self, run: Messages, place: Delivered, last: int) -> HeldPage:
+        facts: list[Fact] = []
         foreign: list[Foreign] = []
         earlier = through = 0
-        marker, marker_bytes, subjects = self._marker, len(self._marker), self._subjects
-        for local_sequence, frame in frames:
+        for local_sequence, frame in zip(place.sequences, run, strict=True):
             if local_sequence > last:
                 break
             through = local_sequence
-            raw_subject, _, header, payload = frame
-            at = header.rfind(marker)
-            control = _CONTROL.match(header)
-            text = subjects.get(raw_subject)
-            if at > 0 and text is not None and control is not None and control.end() == at + 2:
-                # Nothing but the server's headers and ours, which end the block: a fact without any of its own.
-                digits, _, rest = header[at + marker_bytes :].partition(b" ")
-                if len(rest) == _AFTER_SEQUENCE_BYTES and rest.endswith(b"Z\r\n\r\n") and digits.isdigit():
-                    facts.append(_new_held(HeldFact, (int(digits), text, local_sequence, b"", payload)))
-                    continue
             found = self._fact(local_sequence, frame)
-            if isinstance(found, HeldFact):
+            if isinstance(found, Fact):
                 facts.append(found)
             elif isinstance(found, Foreign):
                 foreign.append(found)
             else:
                 earlier += 1
-        return HeldPage(facts, foreign, earlier, through)
+        return HeldPage(Facts.of(facts), foreign, earlier, through)
 
-    def _fact(self, local_sequence: int, frame: Frame) -> HeldFact | Foreign | None:
+    def _fact(self, local_sequence: int, frame: Frame) -> Fact | Foreign | None:
         """The fact, whatever its headers; None for one of an earlier epoch of the link."""
         text = frame.subject.decode("utf-8", "backslashreplace")
         message = StoredMessage(local_sequence, text, 0, frame.header, frame.payload)
@@ -234,4 +222,4 @@ class _Reading:
         if len(self._subjects) >= SUBJECTS_CACHED_MAX:
             self._subjects.clear()
         self._subjects[frame.subject] = fact.subject
-        return HeldFact(fact.sequence, fact.subject, local_sequence, fact.headers, fact.payload)
+        return fact._replace(time=local_sequence)

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from bsfg.errors import BsfgError, Code
 from bsfg.model.digests import DigestAnswer, DigestCall, RangeDigester, width_of
+from bsfg.model.facts import Facts
 from bsfg.model.page import BYTES_MAX, FACTS_MAX, PageLimits
 from bsfg.model.policy import ReadStream
 from bsfg.ports import Clock, ExportedLog
@@ -63,7 +64,7 @@ class DigestService:
         while position < call.last:
             limits = PageLimits(min(FACTS_MAX, call.last - position), BYTES_MAX, 0.0)
             seen = await read_while_allowed(self._log, caller, call.stream, position, limits)
-            facts = [fact for fact in seen.facts if fact.sequence <= call.last]
+            facts = Facts.of(seen.facts).through(call.last)
             # Hashing a page takes a while, and no link may wait for it.
             await asyncio.to_thread(digester.add, facts)
             caller.demand(ReadStream(call.stream))
