@@ -61,7 +61,7 @@ class HeldParts:
     """All up to this sequence has been digested."""
     whole: RangeDigester = field(init=False)
     parts: HeldDigester = field(init=False)
-    _waiting: Facts = NO_FACTS
+    _waiting: Facts = field(default_factory=lambda: NO_FACTS)
 
     def __post_init__(self) -> None:
         self.parts = HeldDigester(self.first, self.last, self.width)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ PARTS_ASKED: Final = 128
 PARTS_HELD_MAX: Final = 100_000
 NARROWED_PARTS: Final = 64
 DIFFERENCES_MAX: Final = 1_000
-PASSES_MAX: Final = 3
+PASSES_MAX: Final = 4
 TOO_MANY_ATTEMPTS: Final = 60
 TOO_MANY_SECONDS: Final = 1.0
 PROGRESS_SECONDS: Final = 0.5
@@ -73,6 +73,8 @@ class Bounds:
     first: int
     last: int
     outside: tuple[str, ...] = ()
+    places: tuple[int, int] | None = None
+    """Where the range lies here if all is in order; None where the whole stream has to be read."""
 
 
 @dataclass
@@ -87,12 +89,14 @@ class Verification:
     differences: list[Difference] = field(default_factory=list)
     explained: list[Row] = field(default_factory=list)
     unresolved: list[Row] = field(default_factory=list)
-    _peer_first: int = 0
+    reads_all: bool = False
 
     async def run(self) -> AsyncGenerator[Row, None]:
         """Progress as ``{"progress": …}``, and in the end one ``{"result": …}``."""
         for attempt in range(PASSES_MAX):
             bounds = await self.bounds()
+            if self.reads_all:
+                bounds = replace(bounds, places=None)
             self.differences, self.explained, self.unresolved = [], [], []
             if bounds.first > bounds.last:
                 yield {"result": self._result(bounds, None)}
@@ -103,8 +107,13 @@ class Verification:
                     held = step
                 else:
                     yield step
+            differs = bool(self.differences or self.unresolved)
+            if differs and bounds.places is not None:
+                # What seems to be missing may lie elsewhere.
+                self.reads_all = True
+                continue
             has_moved = (await self.bounds()).first > bounds.first
-            if not (has_moved and (self.differences or self.unresolved)) or attempt == PASSES_MAX - 1:
+            if not (has_moved and differs) or attempt == PASSES_MAX - 1:
                 yield {"result": self._result(bounds, held)}
                 return
 
@@ -115,7 +124,8 @@ class Verification:
         asking = asyncio.create_task(self._ask_all(bounds.epoch, bounds.first, bounds.last, held.width, asked))
         try:
             told = 0.0
-            pages = self.scan.pages(max(1, state.first_sequence), state.last_sequence)
+            begin, end = bounds.places or (max(1, state.first_sequence), state.last_sequence)
+            pages = self.scan.pages(begin, end)
             async with contextlib.aclosing(pages):
                 async for _ in held.read(pages):
                     if asking.done():
@@ -148,15 +158,12 @@ class Verification:
         call = DigestCall(self.link.stream, epoch, first, last, parts)
         for attempt in range(TOO_MANY_ATTEMPTS):
             try:
-                answer = await self.peer.digests(call)
+                return await self.peer.digests(call)
             except BsfgError as error:
                 # Somebody else of ours asks the peer for digests just now; it takes one request at a time.
                 if error.code is not Code.TOO_MANY or attempt == TOO_MANY_ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(TOO_MANY_SECONDS)
-                continue
-            self._peer_first = max(self._peer_first, answer.first_sequence)
-            return answer
         raise AssertionError("the last attempt returns or raises")
 
     # Narrowing.

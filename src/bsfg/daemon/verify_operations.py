@@ -101,9 +101,15 @@ class Verifications:
             begin = row["first_sequence"]
         if row["last_sequence"] > through:
             outside.append(f"{through + 1} to {row['last_sequence']}: not fetched yet")
-        return Bounds(
-            epoch, max(begin, first or 1), through if last is None else min(through, last), tuple(outside)
-        )
+        begin, end = max(begin, first or 1), through if last is None else min(through, last)
+        places = None
+        if (first is not None or last is not None) and begin <= end:
+            store = self.gateway.parts.generations.store
+            places = (
+                await store.first_at(name, generation, epoch, begin),
+                await store.first_at(name, generation, epoch, end + 1) - 1,
+            )
+        return Bounds(epoch, begin, end, tuple(outside), places)
 
     async def _begin(self, driver: LinkDriver, scan: InboundScan, epoch: str, outside: list[str]) -> int:
         """Where what should be here begins: at the link's start, or where ``keep`` has removed up to."""
