@@ -70,9 +70,7 @@ def test_facts_altered_removed_swapped_and_added_are_named_and_nothing_else(lab:
     near = FACTS // 4
 
     def damage(messages: list[StoredMessage]) -> list[tuple[str, bytes, dict[str, str]]]:
-        rows = [
-            [each.subject, each.payload, dict(each.headers)] for each in messages
-        ]
+        rows = [[each.subject, each.payload, dict(each.headers)] for each in messages]
         rows[altered - 1][1] = b"X" + rows[altered - 1][1][1:]
         rows[one - 1], rows[other - 1] = rows[other - 1], rows[one - 1]
         rows[near - 1], rows[near] = rows[near], rows[near - 1]

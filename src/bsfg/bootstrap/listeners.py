@@ -129,6 +129,7 @@ async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: Async
         observer,
         zone.clock,
         ListenerLimits(request_body_bytes=limits.request_body_bytes),
+        zone.cut_off.told,
     )
     await listener.start()
     stack.push_async_callback(listener.stop)

@@ -22,6 +22,8 @@ from bsfg.config.values import (
 from bsfg.config.watch import ChangeWatch
 from bsfg.daemon import failpoints
 from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.connections import CutOff
+from bsfg.daemon.drills import Drills
 from bsfg.daemon.journal import open_journal
 from bsfg.daemon.operations import Operations
 from bsfg.daemon.reload import Reloader
@@ -97,7 +99,7 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         audit = AuditLog(configuration.paths.data / "audit.jsonl", clock)
         stack.callback(audit.close)
         access = Access(trust, {})
-        zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock))
+        zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock), CutOff())
         store = await open_store(zone, stack)
         gateway = assemble(zone, store, trust)
         local = LocalStore(
@@ -112,8 +114,11 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
         operations = Operations(gateway, local, reloader)
         verifications = Verifications(gateway, lambda *words: InboundScan(store.control, store.connect, *words))
-        await open_local(zone, gateway, operations, stack, verifications.routes())
+        drills = Drills(gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off)
+        await open_local(zone, gateway, operations, stack, [*verifications.routes(), *drills.routes()])
         await gateway.start()
+        recovering = asyncio.create_task(drills.recover(), name="drills that were left on")
+        stack.callback(recovering.cancel)
         stack.push_async_callback(gateway.stop)
         await open_listener(zone, gateway, store, stack)
         gateway.announce()

@@ -18,7 +18,7 @@ from bsfg.errors import BsfgError, Code
 from bsfg.model.arrangement import arrange
 from bsfg.model.digests import RangeDigester
 from bsfg.model.facts import Facts
-from bsfg.substrates.inbound_scan import NO_FACTS, Foreign, HeldPage
+from bsfg.substrates.inbound_scan import NO_FACTS, Foreign, HeldPage, InboundScan
 
 STRANGERS_MAX: Final = 1_000
 """Facts and messages out of their place; a stream with more of them is not worth a list."""
@@ -127,3 +127,12 @@ class HeldParts:
             self.whole.add(facts)
             self.facts += len(facts)
             self.reached = facts.sequences[-1]
+
+
+async def repeated(scan: InboundScan, begin: int) -> int:
+    """How many facts from a local sequence on lie twice or out of order."""
+    state = await scan.state()
+    held = HeldParts(1, 2**62, 2**62)
+    async for _ in held.read(scan.pages(begin, state.last_sequence)):
+        pass
+    return len(held.strangers)

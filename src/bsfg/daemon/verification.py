@@ -121,7 +121,9 @@ class Verification:
         state = await self.scan.state()
         held = HeldParts(bounds.first, bounds.last, _width(bounds, state))
         asked: list[PartDigest] = []
-        asking = asyncio.create_task(self._ask_all(bounds.epoch, bounds.first, bounds.last, held.width, asked))
+        asking = asyncio.create_task(
+            self._ask_all(bounds.epoch, bounds.first, bounds.last, held.width, asked)
+        )
         try:
             told = 0.0
             begin, end = bounds.places or (max(1, state.first_sequence), state.last_sequence)
@@ -175,7 +177,9 @@ class Verification:
             Difference(Kind.FOREIGN, None, each.local_sequence, each.why) for each in held.foreign
         ]
         starts = range(bounds.first, bounds.last + 1, held.width)
-        for start, ours, theirs, place in zip(starts, held.parts.parts, asked, held.parts.places, strict=True):
+        for start, ours, theirs, place in zip(
+            starts, held.parts.parts, asked, held.parts.places, strict=True
+        ):
             if ours == theirs:
                 continue
             end = min(start + held.width - 1, bounds.last)
@@ -203,7 +207,9 @@ class Verification:
         local, answered = await self._digest_again(first, last, width, place, held), list[PartDigest]()
         await self._ask_all(epoch, first, last, width, answered)
         ranges = split(first, last, NARROWED_PARTS)
-        for (begin, end), ours, theirs, where in zip(ranges, local.parts, answered, local.places, strict=True):
+        for (begin, end), ours, theirs, where in zip(
+            ranges, local.parts, answered, local.places, strict=True
+        ):
             if ours == theirs:
                 continue
             if begin == end:
@@ -234,7 +240,9 @@ class Verification:
                     facts = page.facts
                     digester.add(
                         Facts.of(
-                            fact for fact in facts if first <= fact.sequence <= last and fact.time not in aside
+                            fact
+                            for fact in facts
+                            if first <= fact.sequence <= last and fact.time not in aside
                         )
                     )
         digester.finish()

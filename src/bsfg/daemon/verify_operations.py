@@ -72,7 +72,13 @@ class Verifications:
         return Verification(name, peer, scan, bounds, driver.link.gaps)
 
     async def _bounds(
-        self, name: LinkName, scan: InboundScan, generation: int, epoch: str, first: int | None, last: int | None
+        self,
+        name: LinkName,
+        scan: InboundScan,
+        generation: int,
+        epoch: str,
+        first: int | None,
+        last: int | None,
     ) -> Bounds:
         """What both sides can still have: retention, the start of the link and its cursor are the ends."""
         driver = self._driver(name)

@@ -22,6 +22,7 @@ EMPTY_DIGEST: Final = hashlib.sha256().hexdigest()
 
 _LENGTHS: Final = Struct(">QIII")
 
+
 @dataclass(frozen=True, slots=True)
 class DigestCall:
     """Digests of one range of one history, cut into parts: both ends included."""

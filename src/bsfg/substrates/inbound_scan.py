@@ -93,7 +93,9 @@ class InboundScan:
         """The stream now; ``NOT_FOUND`` if it does not exist."""
         found = await self._control.api(f"STREAM.INFO.{self._name}")
         state = found["state"]
-        return InboundState(found["created"], state["first_seq"], state["last_seq"], state["messages"], state["bytes"])
+        return InboundState(
+            found["created"], state["first_seq"], state["last_seq"], state["messages"], state["bytes"]
+        )
 
     async def first_fact(self) -> int | None:
         """The origin's sequence of the first fact of the epoch that is held; None if none is."""

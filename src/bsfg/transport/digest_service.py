@@ -99,4 +99,3 @@ def answer_fields(call: DigestCall, answer: DigestAnswer) -> dict[str, Any]:
         "first_sequence": answer.first_sequence,
         "parts": [{"count": part.count, "digest": part.digest} for part in answer.parts],
     }
-
