@@ -9,6 +9,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import pytest
@@ -56,6 +57,20 @@ def test_what_is_identical_is_said_to_be(lab: Lab, facts: int) -> None:
             {"stream": OPERATIONAL, "epoch": part["epoch"], "from": 11, "to": 20, "parts": 1},
         )
     assert said.body["parts"] == [{"count": 10, "digest": part["digest"]}]
+
+
+def test_a_peer_has_one_request_for_digests_at_a_time(lab: Lab, facts: int) -> None:
+    epoch = lab.plant.cursor()["epoch"]
+    wanted = {"stream": OPERATIONAL, "epoch": epoch, "from": 1, "to": facts, "parts": 256}
+
+    def ask(_: int) -> str | int | None:
+        with calling(lab.plant, lab.enterprise) as caller:
+            said = caller.say("POST", "/v1/digests", wanted)
+        return said.code or said.status
+
+    with ThreadPoolExecutor(8) as pool:
+        said = set(pool.map(ask, range(8)))
+    assert said == {200, "too_many"}
 
 
 def test_the_range_that_is_compared_is_bounded_by_the_cursor(lab: Lab, facts: int) -> None:

@@ -55,6 +55,7 @@ class PartitionDrill:
     reason: str
     seconds_max: float
     seen: PartitionSeen = field(init=False)
+    _appended: int = 0
     _scans: dict[StreamName, tuple[InboundScan, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -118,8 +119,9 @@ class PartitionDrill:
     async def _append(self, count: int) -> list[float]:
         """Facts one by one, as an application would; how long each took."""
         seconds = []
-        for number in range(count):
-            payload = json.dumps({"test": "partition-drill", "run": self.reason, "number": number})
+        for _ in range(count):
+            self._appended += 1
+            payload = json.dumps({"test": "partition-drill", "drill": self.reason, "number": self._appended})
             began = time.monotonic()
             await self.store.appends.append(self.stream, [{"subject": "test", "data": payload}])
             seconds.append(time.monotonic() - began)

@@ -16,7 +16,7 @@ from typing import Final
 
 from bsfg.errors import BsfgError, Code
 from bsfg.model.arrangement import arrange
-from bsfg.model.digests import RangeDigester
+from bsfg.model.digests import RangeDigester, joined_digest
 from bsfg.model.facts import Facts
 from bsfg.substrates.inbound_scan import NO_FACTS, Foreign, HeldPage, InboundScan
 
@@ -59,13 +59,11 @@ class HeldParts:
     facts: int = 0
     reached: int = 0
     """All up to this sequence has been digested."""
-    whole: RangeDigester = field(init=False)
     parts: HeldDigester = field(init=False)
     _waiting: Facts = field(default_factory=lambda: NO_FACTS)
 
     def __post_init__(self) -> None:
         self.parts = HeldDigester(self.first, self.last, self.width)
-        self.whole = RangeDigester(self.first, self.last, self.last - self.first + 1)
         self.reached = self.first - 1
 
     async def read(self, pages: AsyncIterator[HeldPage]) -> AsyncIterator[None]:
@@ -96,12 +94,11 @@ class HeldParts:
         self._digest(self._waiting)
         self._waiting = NO_FACTS
         self.parts.finish()
-        self.whole.finish()
 
     @property
     def digest(self) -> str:
-        """Of all facts of the range that lie in order."""
-        return self.whole.parts[0].digest
+        """Of the whole range: that of its only part, or the digest over the digests of its parts."""
+        return joined_digest(self.parts.parts)
 
     def _arrange(self, facts: Facts) -> None:
         before = self._waiting.sequences[-1] if self._waiting else self.reached
@@ -124,7 +121,6 @@ class HeldParts:
     def _digest(self, facts: Facts) -> None:
         if facts:
             self.parts.add(facts)
-            self.whole.add(facts)
             self.facts += len(facts)
             self.reached = facts.sequences[-1]
 

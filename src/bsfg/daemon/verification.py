@@ -313,6 +313,7 @@ class Verification:
             "to": bounds.last,
             "facts": held.facts if held else 0,
             "digest": held.digest if held and is_identical else None,
+            "part_width": held.width if held else None,
             "identical": is_identical,
             "differences": [each.as_json() for each in self.differences],
             "unresolved": self.unresolved,

@@ -70,6 +70,13 @@ def hashed(facts: Facts) -> bytes:
     return b"".join(chain.from_iterable(zip(lengths, names, headers, payloads, strict=True)))
 
 
+def joined_digest(parts: list[PartDigest]) -> str:
+    """The digest of a range that was digested in parts: that of the only one, or sha-256 over the bytes of all."""
+    if len(parts) == 1:
+        return parts[0].digest
+    return hashlib.sha256(b"".join(bytes.fromhex(part.digest) for part in parts)).hexdigest()
+
+
 class RangeDigester:
     """Takes facts in strictly rising order and gives the digest of each part of a range as soon as it is complete."""
 
