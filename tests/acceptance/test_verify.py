@@ -156,3 +156,19 @@ def test_a_peer_that_is_cut_off_ends_it_with_a_named_error(lab: Lab) -> None:
     finally:
         lab.plant.ask("admin", "reconcile", "--peer", ENTERPRISE)
         eventually("level again", 20, lambda: lab.plant.cursor()["state"] == "level")
+
+
+def test_a_repair_says_first_what_it_would_do_and_then_mends_all_of_it(lab: Lab, facts: int) -> None:
+    words = ("repair", *LINK, "--reason", "a test")
+    planned = lab.plant.ask(*words, "--dry-run")
+    assert (planned["repaired"], planned["plan"]["to"], planned["plan"]["dry_run"]) == (False, 1, True)
+    assert lab.plant.cursor()["generation"] == 1
+    done = lab.plant.bsfg(*words, "--output", "json", seconds=600)
+    assert done.status == 0, (done.output[-2000:], done.errors)
+    assert (done.json["repaired"], done.json["cursor"]["generation"], done.json["after"]["facts"]) == (True, 2, FACTS)
+    assert verify(lab)["identical"]
+    again = lab.plant.bsfg(*words)
+    assert (again.status, again.output.splitlines()[0]) == (0, "nothing to repair")
+    audit = (lab.plant.paths.data / "audit.jsonl").read_text()
+    assert '"action": "cursor.repair"' in audit
+    assert '"purpose": "repair"' in audit

@@ -113,7 +113,10 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         watch = ChangeWatch(configuration.home, configuration.trust_files())
         reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
         operations = Operations(gateway, local, reloader)
-        verifications = Verifications(gateway, lambda *words: InboundScan(store.control, store.connect, *words))
+        verifications = Verifications(
+            gateway, lambda *words: InboundScan(store.control, store.connect, *words), operations.rewind
+        )
+        gateway.parts.generations.prove = verifications.prove
         drills = Drills(gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off)
         await open_local(zone, gateway, operations, stack, [*verifications.routes(), *drills.routes()])
         await gateway.start()

@@ -25,6 +25,7 @@ NOUNS: Final = {
     "read": Noun("bsfg.cli.read", "Read facts as JSON lines; acknowledges nothing."),
     "fetch": Noun("bsfg.cli.fetch", "One round of a link now."),
     "verify": Noun("bsfg.cli.verify", "Compare what we hold of a link with what the peer has."),
+    "repair": Noun("bsfg.cli.repair", "Fetch again what verify found damaged or missing."),
     "drill": Noun("bsfg.cli.drill", "A drill with evidence; it restores itself."),
     "cursor": Noun("bsfg.cli.cursor", "How far each link is."),
     "admin": Noun("bsfg.cli.admin", "Partition a peer for a time; reconcile it."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +10,15 @@ from aiohttp import web
 
 from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.gateway import Gateway
+from bsfg.daemon.generations import REPAIR
 from bsfg.daemon.links import require
 from bsfg.daemon.local_lines import answer_lines
-from bsfg.daemon.local_requests import Parameters
+from bsfg.daemon.local_requests import Parameters, answer
 from bsfg.daemon.verification import Bounds, Verification
 from bsfg.errors import BsfgError, Code
-from bsfg.model.cursor import LinkName
+from bsfg.model.cursor import Cursor, LinkName
 from bsfg.model.names import parse_stream, parse_zone
+from bsfg.substrates.generations import Plan
 from bsfg.substrates.inbound_scan import InboundScan
 
 MakeScan = Callable[[LinkName, int, str, Collection[str]], InboundScan]
@@ -29,10 +31,28 @@ class Verifications:
 
     gateway: Gateway
     make_scan: MakeScan
+    rewind: Callable[..., Awaitable[dict[str, Any]]]
+    """As ``cursor rewind``; ``purpose`` says that it is a repair."""
     _running: set[LinkName] = field(default_factory=set)
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.get("/v1/verify", self._route)]
+        return [web.get("/v1/verify", self._route), web.post("/v1/repair", self._repair_route)]
+
+    async def prove(self, name: LinkName, plan: Plan, cursor: Cursor) -> str | None:
+        """Why a generation that is being built is not what the peer has; None if it is (``Generations.prove``)."""
+        scan = self.make_scan(name, plan.generation, plan.epoch, ())
+
+        async def bounds() -> Bounds:
+            row = await self._offered(name)
+            return Bounds(plan.epoch, max(plan.start_sequence, row["first_sequence"]), cursor.scanned_through)
+
+        driver = self._driver(name)
+        peer = self.gateway.parts.peers.client(name.peer)
+        async for row in Verification(name, peer, scan, bounds, driver.link.gaps).run():
+            if "result" in row and not row["result"]["identical"]:
+                first = (row["result"]["differences"] or row["result"]["unresolved"])[0]
+                return f"{first}"
+        return None
 
     async def verify(
         self, peer: str, stream: str, first: int | None, last: int | None
@@ -146,6 +166,19 @@ class Verifications:
 
     def _driver(self, name: LinkName) -> LinkDriver:
         return require(self.gateway.parts.links, name, self.gateway.configuration.links)
+
+    async def _repair_route(self, request: web.Request) -> web.StreamResponse:
+        """Build the link's generation anew from a sequence on; it is proved before it comes into force."""
+        body = await Parameters.of_body(request)
+        peer, stream, reason = body.text("peer"), body.text("stream"), body.text("reason")
+        to, dry_run = body.integer_or_none("to"), body.flag("dry_run", default=False)
+        body.finish()
+        if to is None:
+            raise BsfgError(Code.INVALID_REQUEST, "to is missing")
+        repairing = self.rewind(
+            peer, stream, to=to, reason=reason, accept_differences=True, dry_run=dry_run, purpose=REPAIR
+        )
+        return await answer(request, repairing)
 
     async def _route(self, request: web.Request) -> web.StreamResponse:
         query = Parameters.of_query(request)

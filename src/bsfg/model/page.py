@@ -62,6 +62,9 @@ class LogSlice:
     head: int
     pending: int
     next_time: int | None
+    is_continuous: bool = False
+    """Whether the log can't have become another one since it was last described, so that nothing need be looked at
+    again: the reader has stood at this place since before, in a log that was neither made again nor restored."""
 
 
 @dataclass(frozen=True, slots=True)

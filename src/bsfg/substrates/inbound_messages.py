@@ -7,7 +7,7 @@ subject or a header would be a frame of the peer's own making.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate, chain, repeat
@@ -30,8 +30,11 @@ SECONDS_END: Final = 253_402_300_800
 FENCE_HEADER: Final = b"Nats-Expected-Last-Sequence: "
 _FRACTION_DIGITS: Final = 9
 _SECOND_CHARACTERS: Final = len("1970-01-01T00:00:00.")
-_FIXED_BYTES: Final = len(b"\r\n") + 1 + _SECOND_CHARACTERS + _FRACTION_DIGITS + len(b"Z\r\n")
-"""Of a header, beside its beginning, its control, its block, its coordinates and its sequence."""
+_BEFORE_PAYLOAD: Final = b"Z\r\n\r\n"
+_END_OF_FRAME: Final = b"\r\n"
+_FIXED_BYTES: Final = 1 + _SECOND_CHARACTERS + _FRACTION_DIGITS + len(b"Z\r\n")
+"""Of a header, what stands between its sequence and its end."""
+LENGTHS_CACHED_MAX: Final = 4_096
 
 _K = TypeVar("_K", str, bytes)
 
@@ -104,33 +107,35 @@ class Encoder:
         rows = self._rows(Facts.of(facts))
         chunks: list[Chunk] = []
         start, count_max = 0, _COUNTS_MAX.get(strategy, singles_max)
+        fits = rows.facts.content_bytes <= CHUNK_BYTES_MAX
         while start < len(facts):
-            end = _end_of_chunk(rows.facts, start, count_max)
+            end = min(len(facts), start + count_max) if fits else _end_of_chunk(rows.facts, start, count_max)
             batch_id, reply = new_reply()
             base, part = base_sequence + start, rows.part(start, end)
             if strategy is Strategy.ATOMIC and end - start > 1:
                 buffer = self._batch(part, base, batch_id.encode(), reply)
                 chunks.append(Chunk(buffer, end - start, base, batch_id, 1))
             elif strategy is Strategy.PIPELINED:
-                buffer = self._fenced(part, base, _only_last(end - start, reply))
+                buffer = self._fenced(part, base, {end - start - 1: reply + b"0 "})
                 chunks.append(Chunk(buffer, end - start, base, "", 1))
             else:
-                buffer = self._fenced(part, base, [b"%b%d " % (reply, each) for each in range(end - start)])
+                replies = {each: b"%b%d " % (reply, each) for each in range(end - start)}
+                buffer = self._fenced(part, base, replies)
                 chunks.append(Chunk(buffer, end - start, base, "", end - start))
             start = end
         return chunks
 
     def _rows(self, facts: Facts) -> _Rows:
         """What of each fact's frame does not depend on its chunk."""
-        digits = decimals(facts.times) if min(facts.times) >= NANOSECONDS else [b"%010d" % t for t in facts.times]
-        seconds = [text[:-_FRACTION_DIGITS] for text in digits]
+        times = decimals(facts.times) if min(facts.times) >= NANOSECONDS else [b"%010d" % t for t in facts.times]
+        seconds = [text[:-_FRACTION_DIGITS] for text in times]
         return _Rows(
             facts,
             self._looked_up(self._targets, facts.subjects, facts),
             list(map(self._block, facts)) if any(facts.headers) else None,
             decimals(facts.sequences),
             self._looked_up(self._seconds, seconds, facts),
-            [text[-_FRACTION_DIGITS:] for text in digits],
+            [text[-_FRACTION_DIGITS:] for text in times],
         )
 
     def _looked_up(self, texts: dict[_K, bytes], keys: list[_K], facts: Facts) -> list[bytes]:
@@ -142,49 +147,57 @@ class Encoder:
     def _batch(self, rows: _Rows, base: int, batch_id: bytes, reply: bytes) -> bytes:
         """One atomic batch: the fence on the first message, the commit and the only reply on the last."""
         count = len(rows.facts)
-        controls = decimals(range(1, count + 1))
+        controls = _COUNTED[1 : count + 1]
         controls[0] += b"\r\n%b%d" % (FENCE_HEADER, base)
         controls[-1] += b"\r\nNats-Batch-Commit: 1"
         lead = b"Nats-Batch-Id: " + batch_id + b"\r\nNats-Batch-Sequence: "
-        return self._frames(rows, lead, controls, _only_last(count, reply))
+        return self._frames(rows, lead, controls, {count - 1: reply + b"0 "})
 
-    def _fenced(self, rows: _Rows, base: int, replies: list[bytes]) -> bytes:
+    def _fenced(self, rows: _Rows, base: int, replies: Mapping[int, bytes]) -> bytes:
         """Messages that each have their own fence."""
         controls = decimals(range(base, base + len(rows.facts)))
         return self._frames(rows, FENCE_HEADER, controls, replies)
 
-    def _frames(self, rows: _Rows, lead: bytes, controls: list[bytes], replies: list[bytes]) -> bytes:
+    def _frames(
+        self, rows: _Rows, lead: bytes, controls: list[bytes], replies: Mapping[int, bytes]
+    ) -> bytes:
         """The frames of all rows in one join; each header begins with ``lead`` and the row's control."""
-        payloads = rows.facts.payloads
-        fixed = HEADER_FRAME_BYTES + len(lead) + len(self._coordinates) + _FIXED_BYTES
-        header_bytes = [fixed + len(a) + len(b) for a, b in zip(controls, rows.sequences, strict=True)]
+        targets = rows.targets.copy()
+        for place, reply in replies.items():
+            targets[place] += reply
+        targets[0] = targets[0].removeprefix(_END_OF_FRAME)
+        behind_control = b"\r\n" + self._coordinates
         if rows.blocks is not None:
-            header_bytes = list(map(add, header_bytes, map(len, rows.blocks)))
-        totals = list(map(add, header_bytes, map(len, payloads)))
-        if max(totals) > self._bytes_max:
-            raise self._too_large(rows.facts, totals)
+            controls = list(map(b"%b\r\n%b".__mod__, zip(controls, rows.blocks, strict=True)))
+            behind_control = self._coordinates
         return b"".join(
-            chain.from_iterable(
-                zip(
-                    rows.targets,
-                    replies,
-                    decimals(header_bytes),
-                    repeat(b" "),
-                    decimals(totals),
-                    repeat(b"\r\nNATS/1.0\r\n" + lead),
-                    controls,
-                    repeat(b"\r\n"),
-                    repeat(b"") if rows.blocks is None else rows.blocks,
-                    repeat(self._coordinates),
-                    rows.sequences,
-                    rows.seconds,
-                    rows.fractions,
-                    repeat(b"Z\r\n\r\n"),
-                    payloads,
-                    repeat(b"\r\n"),
-                )
+            chain(
+                chain.from_iterable(
+                    zip(
+                        targets,
+                        self._lengths(rows, len(lead) + len(behind_control), controls),
+                        repeat(lead),
+                        controls,
+                        repeat(behind_control),
+                        rows.sequences,
+                        rows.seconds,
+                        rows.fractions,
+                        repeat(_BEFORE_PAYLOAD),
+                        rows.facts.payloads,
+                    )
+                ),
+                (_END_OF_FRAME,),
             )
         )
+
+    def _lengths(self, rows: _Rows, constant_bytes: int, controls: list[bytes]) -> list[bytes]:
+        """The end of each control line, from its two lengths on, and what every header begins with."""
+        fixed = HEADER_FRAME_BYTES + constant_bytes + _FIXED_BYTES
+        header_bytes = [fixed + len(a) + len(b) for a, b in zip(controls, rows.sequences, strict=True)]
+        totals = list(map(add, header_bytes, map(len, rows.facts.payloads)))
+        if max(totals) > self._bytes_max:
+            raise self._too_large(rows.facts, totals)
+        return list(map(_LENGTHS.__getitem__, zip(header_bytes, totals, strict=True)))
 
     def _block(self, fact: Fact) -> bytes:
         if not is_allowed_block(fact.headers):
@@ -243,7 +256,7 @@ class _Unfit(Exception):
 
 
 class _Targets(dict[str, bytes]):
-    """How a frame begins, by the subject at the origin: the subject is set under our prefix."""
+    """How a frame begins behind another, by the subject at the origin: the subject is set under our prefix."""
 
     def __init__(self, stream: StreamName, subject_prefix: str) -> None:
         super().__init__()
@@ -255,7 +268,7 @@ class _Targets(dict[str, bytes]):
         if tail is None or not tail.isprintable():
             raise _Unfit(fact_subject, f"the subject {printable(fact_subject)}, which can't be stored")
         target = f"{self._prefix}.{tail}" if tail else self._prefix
-        self[fact_subject] = text = f"HPUB {target} ".encode()
+        self[fact_subject] = text = _END_OF_FRAME + f"HPUB {target} ".encode()
         return text
 
 
@@ -276,8 +289,18 @@ def decimals(numbers: Iterable[int]) -> list[bytes]:
     return text[1:-1].encode().split(b", ")
 
 
-def _only_last(count: int, reply: bytes) -> list[bytes]:
-    return [b""] * (count - 1) + [b"%b0 " % reply]
+class _Lengths(dict[tuple[int, int], bytes]):
+    """The end of a control line, by the lengths of header and whole; most pages need few of them."""
+
+    def __missing__(self, lengths: tuple[int, int]) -> bytes:
+        if len(self) >= LENGTHS_CACHED_MAX:
+            self.clear()
+        self[lengths] = text = b"%d %d\r\nNATS/1.0\r\n" % lengths
+        return text
+
+
+_LENGTHS: Final = _Lengths()
+_COUNTED: Final = decimals(range(BATCH_MESSAGES_MAX + 1))
 
 
 def _end_of_chunk(facts: Facts, start: int, count_max: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from bsfg.errors import SubstrateUnavailable
@@ -103,6 +104,7 @@ class PageReader:
             self._connection = None
 
     async def _read(self, after: int, limits: PageLimits) -> LogSlice:
+        before = self._consumer
         consumer = await self._positioned(after)
         held = Facts.of([self._ahead] if self._ahead is not None else [])
         held_pending, self._ahead = self._ahead_pending, None
@@ -125,7 +127,9 @@ class PageReader:
             if not pulled.facts:
                 return await self._nothing(consumer, after, state.last_seq)
         facts = Facts.joined([held, pulled.facts]) if held else pulled.facts
-        return await self._slice(consumer, facts, pulled.pending, limits, state.last_seq)
+        found = await self._slice(consumer, facts, pulled.pending, limits, state.last_seq)
+        # A consumer ends with its stream and, being in memory, with its server: one that has answered proves both.
+        return replace(found, is_continuous=consumer is before and room > 0)
 
     async def _positioned(self, after: int) -> PullConsumer:
         """The consumer that stands behind ``after``: the one we have if it does, else a new one."""

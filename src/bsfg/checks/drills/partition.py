@@ -185,7 +185,7 @@ def _restored(seen: PartitionSeen) -> _Judged:
         return failed(
             "not let back", "the partition was over before the drill ended it", "let back by the drill"
         ), {}
-    return passed("let back"), {}
+    return passed("let back, before its time was over"), {"peer let back": seen.peer, "reason": seen.reason}
 
 
 def _reconciled(seen: PartitionSeen) -> _Judged:
