@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import time
@@ -93,6 +94,28 @@ def test_a_replay_drill_shows_that_nothing_is_stored_twice(lab: Lab) -> None:
     seen = evidence(done.json, "replay.duplicates")["replay"]
     assert seen["fetched"] == seen["dropped"] >= 1_000
     assert "expected" in seen["refusal"] or "sequence" in seen["refusal"], seen["refusal"]
+
+
+@pytest.mark.parametrize("kind", ["incompatible-history", "large-gap"])
+def test_a_drill_of_histories_shows_its_halt_and_leaves_no_stream(lab: Lab, kind: str) -> None:
+    before, cursor = _streams(lab), lab.plant.cursor()["sequence"]
+    done = lab.plant.bsfg("drill", kind, "--peer", ENTERPRISE, "--output", "json", seconds=120)
+    assert done.status == 0, (done.output, done.errors)
+    assert list(outcomes(done.json).values()) == ["passed", "passed"]
+    assert _streams(lab) == before
+    assert lab.plant.cursor()["sequence"] == cursor
+
+
+def _streams(lab: Lab) -> list[str]:
+    async def names() -> list[str]:
+        async with lab.plant.nats() as store:
+            return sorted(
+                each.config.name or ""
+                for each in await store.client.jetstream().streams_info()
+                if not (each.config.name or "").startswith("KV_")
+            )
+
+    return asyncio.run(names())
 
 
 def test_a_drill_is_refused_where_it_may_not_run(lab: Lab) -> None:

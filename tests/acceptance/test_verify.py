@@ -116,7 +116,7 @@ async def _rebuilt(
     lab: Lab, damage: Callable[[list[StoredMessage]], list[tuple[str, bytes, dict[str, str]]]]
 ) -> None:
     """The inbound stream emptied and filled with other messages, while the link is stopped."""
-    lab.plant.kill_gateway()
+    lab.plant.ask("admin", "partition", "--peer", ENTERPRISE, "--reason", "the stream is rewritten")
     async with lab.plant.nats() as store:
         jetstream = store.client.jetstream()
         rows = damage(await _messages(store))
@@ -130,8 +130,8 @@ async def _rebuilt(
         while (await store.state(INBOUND_STREAM)).messages < len(rows):
             assert time.monotonic() < end
             await asyncio.sleep(0.1)
-    lab.plant.start_gateway()
-    lab.healthy()
+    lab.plant.ask("admin", "reconcile", "--peer", ENTERPRISE)
+    eventually("the link is level again", 30, lambda: lab.plant.cursor()["state"] == "level")
 
 
 async def _messages(store: Store) -> list[StoredMessage]:

@@ -14,7 +14,7 @@ from bsfg.cli.local_client import LocalClient, route
 from bsfg.cli.options import STREAM, common_options, peer_option
 from bsfg.errors import EXIT_DONE, EXIT_FAILED, BsfgError, Code
 
-KINDS: Final = ("partition", "duplicate-replay")
+KINDS: Final = ("partition", "duplicate-replay", "incompatible-history", "large-gap")
 _MARKS: Final = {
     "passed": ("✓", "green"),
     "passed with exception": ("✓", "yellow"),

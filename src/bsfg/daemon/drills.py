@@ -20,11 +20,13 @@ from aiohttp import web
 
 from bsfg.checks.drills.line import DrillLine
 from bsfg.daemon.connections import CutOff
+from bsfg.daemon.drill_histories import GapDrill, HistoryDrill
 from bsfg.daemon.drill_partition import PartitionDrill
 from bsfg.daemon.drill_replay import ReplayDrill
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.local_lines import answer_lines
 from bsfg.daemon.local_requests import Parameters
+from bsfg.daemon.scratch_link import remove_scratch
 from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.verify_operations import Verifications
 from bsfg.errors import BsfgError, Code
@@ -32,12 +34,14 @@ from bsfg.model.names import StreamName, ZoneId, parse_stream, parse_zone
 from bsfg.substrates.inbound_log import JetStreamInboundLog
 from bsfg.substrates.private_files import replace_private
 
-KINDS: Final = ("partition", "duplicate-replay")
+KINDS: Final = ("partition", "duplicate-replay", "incompatible-history", "large-gap")
 DRILL_SECONDS_MAX: Final = 300.0
 """Whatever a drill turns on ends after this at the latest."""
+SCRATCH_PREFIX: Final = "drill.run_"
 RECOVER_SECONDS: Final = 1.0
 WINDOW_CHARACTERS_MAX: Final = 200
 
+Drill = PartitionDrill | ReplayDrill | HistoryDrill | GapDrill
 Row = dict[str, Any]
 Fetch = Callable[..., Awaitable[Row]]
 
@@ -52,6 +56,11 @@ class DrillOrder:
     run: str
     """Unique; it stands in the reason of everything that the drill turns on."""
     window: str | None
+
+    @property
+    def scratch(self) -> StreamName:
+        """The stream that a drill of histories makes and removes."""
+        return StreamName(SCRATCH_PREFIX + self.run.replace("-", "_"))
 
     @property
     def reason(self) -> str:
@@ -100,28 +109,28 @@ class Drills:
     async def recover(self) -> None:
         """End what a drill of an earlier gateway left on, as soon as the store says what is on; then nothing more."""
         try:
-            reason = str(json.loads(self._note_path.read_text())["reason"])
+            note = json.loads(self._note_path.read_text())
+            reason, scratch = str(note["reason"]), parse_stream(str(note["scratch"]))
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, BsfgError):
             # What it said is lost; the timer of what it left on ends that.
             self._note_path.unlink(missing_ok=True)
             return
-        partitions = self.gateway.parts.partitions
-        ends = self.gateway.parts.clock.monotonic() + DRILL_SECONDS_MAX
-        while self.gateway.parts.clock.monotonic() < ends and self._running is None:
-            for peer, partition in list(partitions.in_force.items()):
-                if partition.reason == reason:
-                    with contextlib.suppress(BsfgError):
-                        await partitions.end(peer, "the gateway ended in a drill")
-                        self.gateway.parts.audit.record(
-                            "drill.recovered", "allowed", peer=peer, reason=reason
-                        )
-                        self._note_path.unlink(missing_ok=True)
-                        return
+        parts = self.gateway.parts
+        while self._running is None:
+            with contextlib.suppress(BsfgError):
+                if scratch.startswith(SCRATCH_PREFIX):
+                    await remove_scratch(self.gateway, self.store, scratch)
+                stored = await parts.partitions.store.load_all()
+                left = [peer for peer, value in stored.items() if value.get("reason") == reason]
+                if all(peer in parts.partitions.in_force for peer in left):
+                    for peer in left:
+                        await parts.partitions.end(peer, "the gateway ended in a drill")
+                    parts.audit.record("drill.recovered", "allowed", peers=left, reason=reason)
+                    self._note_path.unlink(missing_ok=True)
+                    return
             await asyncio.sleep(RECOVER_SECONDS)
-        if self._running is None:
-            self._note_path.unlink(missing_ok=True)
 
     async def _carried_out(self, order: DrillOrder) -> AsyncGenerator[Row, None]:
         drill = self._drill(order)
@@ -134,8 +143,12 @@ class Drills:
             yield {"line": line.as_json()}
         yield {"done": {"kind": order.kind, "run": order.run, "passed": all(line.is_met for line in lines)}}
 
-    def _drill(self, order: DrillOrder) -> PartitionDrill | ReplayDrill:
+    def _drill(self, order: DrillOrder) -> Drill:
         gateway, store = self.gateway, self.store
+        if order.kind == "incompatible-history":
+            return HistoryDrill(gateway, store, store.exported, order.scratch)
+        if order.kind == "large-gap":
+            return GapDrill(gateway, store, store.exported, order.scratch)
         if order.kind == "partition":
             stream = order.stream or self._first_export(order.peer)
             return PartitionDrill(
@@ -211,7 +224,7 @@ class Drills:
     def _note(self, order: DrillOrder) -> None:
         replace_private(
             self._note_path,
-            json.dumps({"kind": order.kind, "peer": order.peer, "reason": order.reason}).encode(),
+            json.dumps({"kind": order.kind, "reason": order.reason, "scratch": order.scratch}).encode(),
         )
 
     def _audit(self, order: DrillOrder, what: str) -> None:
