@@ -24,8 +24,9 @@ from bsfg.daemon.drill_histories import GapDrill, HistoryDrill
 from bsfg.daemon.drill_partition import PartitionDrill
 from bsfg.daemon.drill_replay import ReplayDrill
 from bsfg.daemon.gateway import Gateway
+from bsfg.daemon.local_api import LONG_DEADLINE_SECONDS
 from bsfg.daemon.local_lines import answer_lines
-from bsfg.daemon.local_requests import Parameters
+from bsfg.daemon.local_requests import Parameters, answer
 from bsfg.daemon.scratch_link import remove_scratch
 from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.verify_operations import Verifications
@@ -232,9 +233,23 @@ class Drills:
             f"drill.{what}", "allowed", kind=order.kind, peer=order.peer, reason=order.reason
         )
 
+    async def _whole(self, kind: str, peer: str, stream: str | None, window: str | None) -> Row:
+        """The whole drill as one answer: what it turned on, and its lines."""
+        answered: Row = {"rollback": None, "lines": [], "done": None}
+        async with contextlib.aclosing(self.run(kind, peer, stream, window)) as rows:
+            async for row in rows:
+                if "line" in row:
+                    answered["lines"].append(row["line"])
+                else:
+                    answered |= {name: value for name, value in row.items() if name in answered}
+        return answered
+
     async def _route(self, request: web.Request) -> web.StreamResponse:
         body = await Parameters.of_body(request)
         kind, peer = body.text("kind"), body.text("peer")
         stream, window = body.text_or_none("stream"), body.text_or_none("confirm_window")
+        is_whole = body.flag("whole", default=False)
         body.finish()
+        if is_whole:
+            return await answer(request, self._whole(kind, peer, stream, window), LONG_DEADLINE_SECONDS)
         return await answer_lines(request, self.run(kind, peer, stream, window))
