@@ -130,6 +130,16 @@ def test_a_drill_is_refused_where_it_may_not_run(lab: Lab) -> None:
     lab.healthy()
 
 
+def test_a_partition_that_an_operator_begins_in_a_drill_outlives_it(lab: Lab) -> None:
+    drill = lab.plant.begin(*PARTITION)
+    cut_off(lab)
+    lab.plant.ask("admin", "partition", "--peer", ENTERPRISE, "--reason", "for good reason", "--for", "5m")
+    assert drill.wait(120) == 1
+    assert [each["reason"] for each in partitions(lab)] == ["for good reason"]
+    lab.plant.ask("admin", "reconcile", "--peer", ENTERPRISE)
+    lab.healthy()
+
+
 def cut_off(lab: Lab) -> None:
     eventually("the drill cuts the peer off", 40, lambda: len(partitions(lab)) == 1)
 

@@ -79,8 +79,7 @@ class PartitionDrill:
                     yield row
             finally:
                 events.clear()
-                ended = await self.gateway.parts.partitions.end(self.peer, "the drill has ended")
-                self.seen.restored = ended is not None and ended.reason == self.reason
+                await self._let_back()
             yield {"step": f"{self.peer} is let back"}
             async for row in self._after(events):
                 yield row
@@ -182,6 +181,13 @@ class PartitionDrill:
             found = await self.store.access.read_local(place, 1, PageLimits(READ_FACTS, 1024 * 1024, 0.0))
             self.seen.read_seconds.append(time.monotonic() - began)
             self.seen.facts_read += len(found)
+
+    async def _let_back(self) -> None:
+        """End what the drill began, and nothing that an operator has begun meanwhile."""
+        partitions = self.gateway.parts.partitions
+        in_force = partitions.in_force.get(self.peer)
+        if in_force is not None and in_force.reason == self.reason:
+            self.seen.restored = await partitions.end(self.peer, "the drill has ended") is not None
 
     # After.
 

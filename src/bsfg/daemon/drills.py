@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from bsfg.checks.drills.line import DrillLine
 from bsfg.daemon.connections import CutOff
 from bsfg.daemon.drill_histories import GapDrill, HistoryDrill
 from bsfg.daemon.drill_partition import PartitionDrill
@@ -96,12 +95,14 @@ class Drills:
             raise BsfgError(
                 Code.CHECK_FAILED, f"a drill runs already: {self._running}", hint="one at a time; wait for it"
             )
+        drill = self._drill(order)
         self._running = order.reason
         try:
             self._note(order)
             self._audit(order, "began")
-            async for row in self._carried_out(order):
-                yield row
+            async with contextlib.aclosing(_carried_out(order, drill)) as rows:
+                async for row in rows:
+                    yield row
         finally:
             self._running = None
             self._note_path.unlink(missing_ok=True)
@@ -132,17 +133,6 @@ class Drills:
                     self._note_path.unlink(missing_ok=True)
                     return
             await asyncio.sleep(RECOVER_SECONDS)
-
-    async def _carried_out(self, order: DrillOrder) -> AsyncGenerator[Row, None]:
-        drill = self._drill(order)
-        lines: list[DrillLine] = []
-        async with contextlib.aclosing(drill.run()) as rows:
-            async for row in rows:
-                yield row
-            lines = drill.lines()
-        for line in lines:
-            yield {"line": line.as_json()}
-        yield {"done": {"kind": order.kind, "run": order.run, "passed": all(line.is_met for line in lines)}}
 
     def _drill(self, order: DrillOrder) -> Drill:
         gateway, store = self.gateway, self.store
@@ -223,10 +213,15 @@ class Drills:
         return self.gateway.configuration.paths.data / "drill.json"
 
     def _note(self, order: DrillOrder) -> None:
-        replace_private(
-            self._note_path,
-            json.dumps({"kind": order.kind, "reason": order.reason, "scratch": order.scratch}).encode(),
-        )
+        note = {"kind": order.kind, "reason": order.reason, "scratch": order.scratch}
+        try:
+            replace_private(self._note_path, json.dumps(note).encode())
+        except OSError as cause:
+            raise BsfgError(
+                Code.INTERNAL,
+                f"drill {order.kind}: {self._note_path} can't be written: {cause.strerror}; nothing was begun",
+                hint="free space on the disk of data/",
+            ) from cause
 
     def _audit(self, order: DrillOrder, what: str) -> None:
         self.gateway.parts.audit.record(
@@ -253,3 +248,13 @@ class Drills:
         if is_whole:
             return await answer(request, self._whole(kind, peer, stream, window), LONG_DEADLINE_SECONDS)
         return await answer_lines(request, self.run(kind, peer, stream, window))
+
+
+async def _carried_out(order: DrillOrder, drill: Drill) -> AsyncGenerator[Row, None]:
+    async with contextlib.aclosing(drill.run()) as rows:
+        async for row in rows:
+            yield row
+    lines = drill.lines()
+    for line in lines:
+        yield {"line": line.as_json()}
+    yield {"done": {"kind": order.kind, "run": order.run, "passed": all(line.is_met for line in lines)}}

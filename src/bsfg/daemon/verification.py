@@ -102,11 +102,12 @@ class Verification:
                 yield {"result": self._result(bounds, None)}
                 return
             held: HeldParts | None = None
-            async for step in self._compare(bounds):
-                if isinstance(step, HeldParts):
-                    held = step
-                else:
-                    yield step
+            async with contextlib.aclosing(self._compare(bounds)) as steps:
+                async for step in steps:
+                    if isinstance(step, HeldParts):
+                        held = step
+                    else:
+                        yield step
             differs = bool(self.differences or self.unresolved)
             if differs and bounds.places is not None:
                 # What seems to be missing may lie elsewhere.

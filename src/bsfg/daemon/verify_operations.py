@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,8 +67,9 @@ class Verifications:
         self._running.add(name)
         try:
             verification = await self.verification(name, first, last)
-            async for row in verification.run():
-                yield row
+            async with contextlib.aclosing(verification.run()) as rows:
+                async for row in rows:
+                    yield row
         finally:
             self._running.discard(name)
 
