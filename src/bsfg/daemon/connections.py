@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -40,8 +42,10 @@ class CutOff:
 
 
 def own_connections() -> list[Connection]:
-    """Every TCP connection of this process that is open or being opened, as ``ss`` would list it."""
-    inodes = _own_sockets()
+    """Every TCP connection of this process and of its workers that is open or being opened, as ``ss`` lists it."""
+    inodes = _sockets_of(Path("/proc/self"))
+    for child in _children():
+        inodes |= _sockets_of(child)
     found = []
     for table in _TABLES:
         try:
@@ -55,9 +59,26 @@ def own_connections() -> list[Connection]:
     return found
 
 
-def _own_sockets() -> set[str]:
-    inodes = set()
-    for descriptor in Path("/proc/self/fd").iterdir():
+def _children() -> Iterator[Path]:
+    """The processes that this one has started: workers, and the embedded server, which dials nobody."""
+    ours = str(os.getpid())
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if parent == ours:
+            yield stat.parent
+
+
+def _sockets_of(process: Path) -> set[str]:
+    inodes = set[str]()
+    try:
+        descriptors = list((process / "fd").iterdir())
+    except OSError:
+        # It has ended, and its connections with it.
+        return inodes
+    for descriptor in descriptors:
         try:
             target = str(descriptor.readlink())
         except OSError:

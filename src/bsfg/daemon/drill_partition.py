@@ -13,10 +13,10 @@ from typing import Any, Final
 from bsfg.checks.drills.line import DrillLine
 from bsfg.checks.drills.partition import LinkSeen, PartitionSeen, StreamSeen, judge, missing_line
 from bsfg.daemon.connections import CutOff, own_connections
-from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.held_parts import repeated
 from bsfg.daemon.journal import watched
+from bsfg.daemon.running_link import RunningLink
 from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.verify_operations import Verifications
 from bsfg.errors import BsfgError, Code
@@ -234,7 +234,7 @@ class PartitionDrill:
 
     # What is where.
 
-    def _drivers(self) -> list[LinkDriver]:
+    def _drivers(self) -> list[RunningLink]:
         return [driver for driver in self.gateway.parts.links.drivers if driver.name.peer == self.peer]
 
     def _links(self) -> list[LinkSeen]:

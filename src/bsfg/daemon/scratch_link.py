@@ -149,18 +149,18 @@ class ScratchLink:
 
     async def start(self) -> None:
         """The link runs, from what is durable."""
-        parts = self.gateway.parts
+        parts, means = self.gateway.parts, self.gateway.parts.generations.means
         service = FetchService(self.log, _Confirmations(), parts.clock)
         client = _LoopbackClient(service, _Caller(self.name.peer, frozenset({self.stream})))
         settings = LinkSettings(
             parse_init_mode("full_backfill"), limits=PageLimits(wait_seconds=POLL_WAIT_SECONDS)
         )
-        await parts.links.inbound.provision(self.name)
+        await means.inbound.provision(self.name)
         self.driver = LinkDriver(
             Link(self.name, settings),
             client,
-            parts.links.inbound,
-            parts.links.quarantine,
+            means.inbound,
+            means.quarantine,
             parts.clock,
             _Silent(),
         )

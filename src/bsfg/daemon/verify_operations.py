@@ -9,12 +9,12 @@ from typing import Any
 
 from aiohttp import web
 
-from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.generations import REPAIR
 from bsfg.daemon.links import require
 from bsfg.daemon.local_lines import answer_lines
 from bsfg.daemon.local_requests import Parameters, answer
+from bsfg.daemon.running_link import RunningLink
 from bsfg.daemon.verification import Bounds, Verification
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import Cursor, LinkName
@@ -139,7 +139,7 @@ class Verifications:
             )
         return Bounds(epoch, begin, end, tuple(outside), places)
 
-    async def _begin(self, driver: LinkDriver, scan: InboundScan, epoch: str, outside: list[str]) -> int:
+    async def _begin(self, driver: RunningLink, scan: InboundScan, epoch: str, outside: list[str]) -> int:
         """Where what should be here begins: at the link's start, or where ``keep`` has removed up to."""
         init = driver.link.init
         begin = init.start_sequence if init is not None and init.epoch == epoch else None
@@ -166,7 +166,7 @@ class Verifications:
             hint="the peer's peers.yaml decides",
         )
 
-    def _driver(self, name: LinkName) -> LinkDriver:
+    def _driver(self, name: LinkName) -> RunningLink:
         return require(self.gateway.parts.links, name, self.gateway.configuration.links)
 
     async def _repair_route(self, request: web.Request) -> web.StreamResponse:

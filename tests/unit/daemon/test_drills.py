@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from bsfg.daemon.connections import CutOff, _connection
+from bsfg.daemon.connections import CutOff, _connection, own_connections
 from bsfg.daemon.drills import Drills
 from bsfg.errors import BsfgError
 from bsfg.model.names import StreamName, ZoneId
@@ -64,6 +67,23 @@ async def test_one_drill_at_a_time(tmp_path: Path) -> None:
     house._running = "another"
     assert await refusal(house) == "check_failed"
     assert house._running == "another"
+
+
+def test_connections_of_this_process_and_of_its_workers_are_seen_and_no_others() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        dial = f"import socket,sys; c = socket.create_connection(('127.0.0.1', {port})); print(flush=True); sys.stdin.read()"
+        with subprocess.Popen(
+            [sys.executable, "-c", dial], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as worker:
+            assert worker.stdout is not None
+            worker.stdout.readline()
+            with socket.create_connection(("127.0.0.1", port)) as own:
+                found = {each.local for each in own_connections() if each.remote_port == port}
+                assert len(found) == 2
+                assert f"127.0.0.1:{own.getsockname()[1]}" in found
+            worker.communicate(timeout=10)
+        assert [each for each in own_connections() if each.remote_port == port] == []
 
 
 def test_the_kernel_s_table_is_read_in_both_families() -> None:
