@@ -72,7 +72,10 @@ async def test_one_drill_at_a_time(tmp_path: Path) -> None:
 def test_connections_of_this_process_and_of_its_workers_are_seen_and_no_others() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        dial = f"import socket,sys; c = socket.create_connection(('127.0.0.1', {port})); print(flush=True); sys.stdin.read()"
+        dial = (
+            f"import socket, sys; c = socket.create_connection(('127.0.0.1', {port}));"
+            " print(flush=True); sys.stdin.read()"
+        )
         with subprocess.Popen(
             [sys.executable, "-c", dial], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as worker:
