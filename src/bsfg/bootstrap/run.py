@@ -23,14 +23,18 @@ from bsfg.config.values import (
 from bsfg.config.watch import ChangeWatch
 from bsfg.daemon import failpoints
 from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.connections import CutOff
+from bsfg.daemon.drills import Drills
 from bsfg.daemon.journal import open_journal
 from bsfg.daemon.operations import Operations
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.system import SystemClock, notify_systemd, spare_collections, watchdog_seconds
 from bsfg.daemon.telemetry import Telemetry
+from bsfg.daemon.verify_operations import Verifications
 from bsfg.errors import EXIT_DONE, BsfgError, Code
 from bsfg.substrates.consumers import LocalAccess
+from bsfg.substrates.inbound_scan import InboundScan
 from bsfg.transport.access import Access
 from bsfg.transport.notify_route import Attention
 
@@ -88,7 +92,7 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         audit = AuditLog(configuration.paths.data / "audit.jsonl", clock)
         stack.callback(audit.close)
         access = Access(trust, {})
-        zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock))
+        zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock), CutOff())
         store = await open_store(zone, stack)
         artifacts = open_artifacts(zone, lambda: gateway.configuration, stack)
         gateway = assemble(zone, store, artifacts, trust, stack)
@@ -105,8 +109,16 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         operations = Operations(gateway, local, reloader)
         retrieval, retrieval_routes = open_retrieval(gateway, artifacts)
         further = [*local_routes(zone, store, artifacts, retrieval.listed), *retrieval_routes]
+        verifications = Verifications(
+            gateway, lambda *words: InboundScan(store.control, store.connect, *words), operations.rewind
+        )
+        gateway.parts.generations.prove = verifications.prove
+        drills = Drills(gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off)
+        further += [*verifications.routes(), *drills.routes()]
         await open_local(zone, gateway, operations, further, stack)
         await gateway.start()
+        recovering = asyncio.create_task(drills.recover(), name="drills that were left on")
+        stack.callback(recovering.cancel)
         stack.push_async_callback(gateway.stop)
         await open_listener(zone, gateway, store, artifacts, stack)
         gateway.announce()
