@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import structlog
+from tests.support.behaved_worker import program
 from tests.support.twin_link import NAME
 
 from bsfg.config.limits import Limits
@@ -20,40 +20,9 @@ from bsfg.core.backoff import Backoff
 from bsfg.core.conversation import Woken
 from bsfg.daemon import worker_process
 from bsfg.daemon.system import SystemClock
-from bsfg.daemon.worker_process import Program, WorkerProcess
+from bsfg.daemon.worker_process import WorkerProcess
 from bsfg.daemon.worker_words import Beginning, Orders, Report
 from bsfg.errors import BsfgError, Code
-
-BEHAVED = """
-import asyncio, socket, sys, time
-from bsfg.daemon.worker_channel import Channel
-from bsfg.daemon.worker_words import *
-how = sys.argv[1]
-async def main():
-    channel = await Channel.over(socket.socket(fileno=int(sys.argv[2])))
-    assert type(await channel.receive()) is Beginning
-    async def report():
-        while True:
-            channel.send(Report())
-            await asyncio.sleep(0.05)
-    taken = 0
-    reporting = asyncio.create_task(report())
-    while (word := await channel.receive()) is not None:
-        if isinstance(word, Orders):
-            taken += 1
-            if how == "deaf" and taken > 1:
-                continue
-            channel.send(Taken(word.number))
-            if how == "silent":
-                reporting.cancel()
-            if how == "mad":
-                channel._writer.write(b"\\0\\0\\0\\1?")
-            if how == "ends":
-                sys.exit("it is enough")
-        if isinstance(word, Stop) and how != "stubborn":
-            return
-asyncio.run(main())
-"""
 
 
 @dataclass
@@ -89,8 +58,7 @@ async def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
 @asynccontextmanager
 async def running(how: str) -> AsyncIterator[tuple[WorkerProcess, Owner]]:
     owner, lines = Owner(), structlog.wrap_logger(None, processors=[_drop])
-    program = Program([sys.executable, "-c", BEHAVED, how], lambda is_first: {})
-    worker = WorkerProcess(0, program, owner, SystemClock(), lines, Backoff(0.05, 0.1))
+    worker = WorkerProcess(0, program(how), owner, SystemClock(), lines, Backoff(0.05, 0.1))
     task = asyncio.create_task(worker.run())
     try:
         yield worker, owner
