@@ -138,7 +138,7 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
         links=links,
         partitions=Partitions(store.partitions, clock, lambda *words: gateway.partition_changed(*words)),
         exports=Exports(store.exported, store.confirmations, clock),
-        keeper=StoreKeeper(store.control, provision, links.wake_all, journal),
+        keeper=StoreKeeper(store.control, provision, links.store_returned, journal),
         healer=healer,
         generations=_generations(zone, store, links, means, reporter, healer),
         keep=keep,
@@ -173,7 +173,7 @@ def _healer(zone: Zone, store: Store, links: Callable[[], Links]) -> Healer:
         journal=zone.journal,
         audit=zone.audit,
         ask=lambda seconds: store.control.api("INFO", timeout_seconds=seconds),
-        resume=lambda: links().wake_all(),
+        resume=lambda: links().store_returned(),
         stalled=lambda: [
             driver.name for driver in links().drivers if links().state(driver.name) is LinkState.STALLED
         ],

@@ -36,6 +36,7 @@ class PageFetched:
 @dataclass(frozen=True, slots=True)
 class RecordSaved:
     ticket: int
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,19 @@ class Woken:
     """Look now rather than later; by an operator also for a link that starts by hand."""
 
     by_operator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDoubted:
+    """The local store was away, or has lost something: what it acknowledged may be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the inbound stream held, asked beside the steps when the link's fence was ``since``."""
+
+    since: Fence
+    position: LocalPosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +133,8 @@ Event = (
     | StepFailed
     | Waited
     | Woken
+    | StoreDoubted
+    | Looked
     | Confirmed
     | ConfirmFailed
     | PartitionBegan
@@ -149,8 +165,11 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class SaveRecord:
+    """Save the record in place of the one with this revision, and of no other: another gateway may have written it."""
+
     ticket: int
     record: LinkRecord
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ ONE_FACT: Final = PageLimits(facts=1, bytes=1)
 ACCEPTS_EPOCH: Final = (
     HaltReason.DIVERGED,
     HaltReason.AHEAD_OF_SOURCE,
+    HaltReason.CONFLICTING_DUPLICATE,
     HaltReason.CURSOR_UNKNOWN,
     HaltReason.INIT_REJECTED,
 )

@@ -398,7 +398,7 @@ class HealedInboundLog:
         async with self.healer.storing(f"appending to the inbound stream of {link}", f"link {link}"):
             return await self.inner.append(link, fence, epoch, facts)
 
-    async def save_record(self, link: LinkName, record: LinkRecord) -> None:
+    async def save_record(self, link: LinkName, record: LinkRecord, revision: int | None = None) -> int:
         """See ``ports.InboundLog.save_record``."""
         async with self.healer.storing(f"saving the record of {link}", f"the record of {link}"):
-            await self.inner.save_record(link, record)
+            return await self.inner.save_record(link, record, revision)

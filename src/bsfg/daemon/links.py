@@ -16,7 +16,7 @@ from typing import Final
 from bsfg.config.limits import Limits
 from bsfg.config.values import Compression, LinkConfig, LinkStart, OnGap, OnUnstorable
 from bsfg.core.backoff import Backoff
-from bsfg.core.conversation import Event, PartitionBegan, PartitionEnded, Reconfigured, Woken
+from bsfg.core.conversation import Event, PartitionBegan, PartitionEnded, Reconfigured, StoreDoubted
 from bsfg.core.link_state import Link, LinkSettings
 from bsfg.daemon.driver import LinkDriver, LinkObserver
 from bsfg.daemon.running_link import Links, RunningLink
@@ -155,9 +155,10 @@ class LinkSupervisor:
         (self._partitioned.add if is_partitioned else self._partitioned.discard)(peer)
         self.tell_peer(peer, PartitionBegan() if is_partitioned else PartitionEnded())
 
-    def wake_all(self) -> None:
+    def store_returned(self) -> None:
+        """What the local store had acknowledged may be gone with what it was away for: every link reads its end."""
         for driver in self.drivers:
-            driver.tell(Woken())
+            driver.tell(StoreDoubted())
 
     async def stop(self) -> None:
         async with self._turn:

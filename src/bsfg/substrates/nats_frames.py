@@ -21,7 +21,7 @@ _CRLF: Final = b"\r\n"
 _MESSAGES: Final = frozenset((b"H", b"M"))
 _HMSG: Final = b"HMSG "
 _MSG: Final = b"MSG "
-_NO_LINE: Final = b"\n"
+_NO_LINE: Final = _CRLF
 """What no line begins or ends with."""
 _I: Final = ord("I")
 _OPERATIONS: Final = frozenset((b"INFO", b"PING", b"PONG", b"+OK", b"-ERR"))
@@ -128,12 +128,12 @@ class FrameParser:
     def _cut(self, buffer: bytes, parsed: Parsed) -> int:
         """Cut complete frames; returns where the first incomplete one begins.
 
-        A message that has the operation, the subject, the subscription and the lengths of the one before it needs no
-        look at its line but at both of its ends.
+        A message that has the operation, the subject, the subscription and the lengths of the one before it, in as many
+        words, needs no look at its line but at both of its ends.
         """
         position, end, find = 0, len(buffer), buffer.find
         beginning = lengths = _NO_LINE
-        header_bytes = total_bytes = 0
+        header_bytes = total_bytes = spaces = 0
         run, run_key, has_header = Messages(), (_NO_LINE, _NO_LINE, False), False
         while position < end:
             line_end = find(_CRLF, position, position + CONTROL_LINE_BYTES_MAX)
@@ -142,13 +142,13 @@ class FrameParser:
                 if line_end < 0:
                     break
             line = buffer[position:line_end]
-            if not line.startswith(beginning) or not line.endswith(lengths):
+            if not line.startswith(beginning) or not line.endswith(lengths) or line.count(b" ") != spaces:
                 if line[:1] not in _MESSAGES:
                     parsed.operations.append(_operation(line))
                     position = line_end + 2
                     continue
                 target, sid, reply, header_bytes, total_bytes = _control(line)
-                has_header = line.startswith(_HMSG)
+                spaces, has_header = line.count(b" "), line.startswith(_HMSG)
                 operation = _HMSG if has_header else _MSG
                 beginning = b"%b%b %b " % (operation, target, sid)
                 lengths = b" %d %d" % (header_bytes, total_bytes) if has_header else b" %d" % total_bytes
