@@ -94,6 +94,7 @@ class Links(Protocol):
     def partition(self, peer: ZoneId, is_partitioned: bool) -> None:
         """A partition began or ended; the access says so already."""
 
-    def wake_all(self) -> None: ...
+    def store_returned(self) -> None:
+        """The local store was away, and what it had acknowledged may be gone with that: every link reads its end."""
 
     async def stop(self) -> None: ...
