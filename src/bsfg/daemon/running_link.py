@@ -95,6 +95,6 @@ class Links(Protocol):
         """A partition began or ended; the access says so already."""
 
     def store_returned(self) -> None:
-        """The local store was away, and what it had acknowledged may be gone with that: every link reads its end."""
+        """What the local store had acknowledged may be gone: every link reads the end of its stream."""
 
     async def stop(self) -> None: ...

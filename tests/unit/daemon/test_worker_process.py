@@ -29,12 +29,17 @@ from bsfg.errors import BsfgError, Code
 class Owner:
     reports: int = 0
     losses: list[str] = field(default_factory=list)
+    fault: Exception | None = None
+    """Raised once, by what is to be ordered."""
 
     def beginning(self, index: int) -> Beginning:
         nothing: Any = None
         return Beginning(index, Path("/"), nothing, (), None)
 
     def orders(self, index: int, number: int, known: Any) -> tuple[Orders, Any]:
+        fault, self.fault = self.fault, None
+        if fault is not None:
+            raise fault
         return Orders(number, None, {}, {}, {}, {}, Limits()), known
 
     def described(self, index: int) -> str:
@@ -105,6 +110,14 @@ async def test_one_that_fails_is_named_and_started_again(how: str, words: str) -
         assert "worker 1 (process" in owner.losses[0]
         assert "started again" in owner.losses[0]
         assert worker._starts > 1
+
+
+async def test_a_fault_of_ours_does_not_leave_its_links_without_a_worker() -> None:
+    async with running("well") as (worker, owner):
+        owner.fault = KeyError("nobody foresaw this")
+        await until(lambda: worker._is_up)
+        assert "can't be attended to: KeyError" in owner.losses[0]
+        assert worker._starts == 2
 
 
 async def test_one_that_does_not_take_its_orders_does_not_live_on() -> None:
