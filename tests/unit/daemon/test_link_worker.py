@@ -120,7 +120,7 @@ async def test_new_trust_policies_and_partitions_are_in_force_before_anything_el
         now = found.worker.access.current
         assert now.trust is not before
         assert now.trust.anchor_fingerprints(SOURCE) == other.anchor_fingerprints(SOURCE)
-        assert now.partitions == {SOURCE: None}
+        assert (now.policies, now.partitions) == ({SOURCE: PEER.policy()}, {SOURCE: None})
         while (await found.snapshot()).state is not LinkState.PARTITIONED:
             continue
         found.channel.send(replace(found.first, number=3, policies={}))
