@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from aiohttp import web
+
 from bsfg import __version__
+from bsfg.bootstrap.artifacts import Artifacts, peer_routes
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.zone import Zone, stream_names
 from bsfg.config.permissions import check_private
@@ -47,15 +51,23 @@ def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitSta
     return service
 
 
-async def open_local(zone: Zone, gateway: Gateway, operations: Operations, stack: AsyncExitStack) -> None:
+async def open_local(
+    zone: Zone,
+    gateway: Gateway,
+    operations: Operations,
+    further: Sequence[web.RouteDef],
+    stack: AsyncExitStack,
+) -> None:
     config = zone.configuration.zone
-    unix = await serve_unix(build_local_application(operations), zone.configuration.paths.run)
+    local = build_local_application(operations, further=further)
+    unix = await serve_unix(local, zone.configuration.paths.run)
     stack.push_async_callback(unix.close)
     application = build_tcp_application(
         operations,
         metrics=zone.telemetry.exposition,
         is_ready=lambda: gateway.parts.keeper.is_ready,
         token=_token(config.local_token_file),
+        further=further,
     )
     tcp = await serve_tcp(application, config.local.host, config.local.port)
     stack.push_async_callback(tcp.close)
@@ -96,7 +108,9 @@ def _open_notification(zone: Zone, gateway: Gateway, store: Store, stack: AsyncE
     return notify_route(lambda peer, stream: links.driver(LinkName(peer, stream)) is not None, board.noticed)
 
 
-async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitStack) -> None:
+async def open_listener(
+    zone: Zone, gateway: Gateway, store: Store, artifacts: Artifacts, stack: AsyncExitStack
+) -> None:
     config, limits = zone.configuration.zone, zone.configuration.zone.limits
     observer = ListenerObserver(zone.journal, zone.audit, zone.telemetry)
     card = ZoneCard(
@@ -113,6 +127,7 @@ async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: Async
             health_route(card, zone.clock),
             *fetch_routes.routes(),
             _open_notification(zone, gateway, store, stack),
+            *peer_routes(zone, gateway, artifacts),
         ],
         observer,
         zone.clock,
