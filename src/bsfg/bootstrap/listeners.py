@@ -18,6 +18,7 @@ from bsfg.daemon.local_api import build_local_application, build_tcp_application
 from bsfg.daemon.local_listeners import serve_tcp, serve_unix
 from bsfg.daemon.notifier import NoticeBoard, Notifier
 from bsfg.daemon.operations import Operations
+from bsfg.daemon.peer_view import PeerViews
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.index_follower import MessageIndexes
@@ -29,6 +30,7 @@ from bsfg.transport.health_route import ZoneCard, health_route
 from bsfg.transport.listener import ListenerLimits, PeerListener
 from bsfg.transport.notify_route import notify_route
 from bsfg.transport.routes import PeerRoute
+from bsfg.transport.view_route import view_route
 
 
 def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitStack) -> AppendService:
@@ -47,15 +49,22 @@ def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitSta
     return service
 
 
-async def open_local(zone: Zone, gateway: Gateway, operations: Operations, stack: AsyncExitStack) -> None:
+async def open_local(
+    zone: Zone, gateway: Gateway, operations: Operations, views: PeerViews, stack: AsyncExitStack
+) -> None:
     config = zone.configuration.zone
-    unix = await serve_unix(build_local_application(operations), zone.configuration.paths.run)
+    further = views.routes()
+    unix = await serve_unix(
+        build_local_application(operations, further=further), zone.configuration.paths.run
+    )
     stack.push_async_callback(unix.close)
     application = build_tcp_application(
         operations,
         metrics=zone.telemetry.exposition,
         is_ready=lambda: gateway.parts.keeper.is_ready,
         token=_token(config.local_token_file),
+        further=further,
+        scraped=views.scrapes.noted,
     )
     tcp = await serve_tcp(application, config.local.host, config.local.port)
     stack.push_async_callback(tcp.close)
@@ -96,7 +105,9 @@ def _open_notification(zone: Zone, gateway: Gateway, store: Store, stack: AsyncE
     return notify_route(lambda peer, stream: links.driver(LinkName(peer, stream)) is not None, board.noticed)
 
 
-async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitStack) -> None:
+async def open_listener(
+    zone: Zone, gateway: Gateway, store: Store, views: PeerViews, stack: AsyncExitStack
+) -> None:
     config, limits = zone.configuration.zone, zone.configuration.zone.limits
     observer = ListenerObserver(zone.journal, zone.audit, zone.telemetry)
     card = ZoneCard(
@@ -113,6 +124,7 @@ async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: Async
             health_route(card, zone.clock),
             *fetch_routes.routes(),
             _open_notification(zone, gateway, store, stack),
+            view_route(views.of_caller),
         ],
         observer,
         zone.clock,

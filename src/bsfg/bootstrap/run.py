@@ -24,6 +24,7 @@ from bsfg.daemon import failpoints
 from bsfg.daemon.audit import AuditLog
 from bsfg.daemon.journal import open_journal
 from bsfg.daemon.operations import Operations
+from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.system import SystemClock, notify_systemd, watchdog_seconds
@@ -109,10 +110,11 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         watch = ChangeWatch(configuration.home, configuration.trust_files())
         reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
         operations = Operations(gateway, local, reloader)
-        await open_local(zone, gateway, operations, stack)
+        views = PeerViews(gateway, Scrapes(configuration.zone.local, clock))
+        await open_local(zone, gateway, operations, views, stack)
         await gateway.start()
         stack.push_async_callback(gateway.stop)
-        await open_listener(zone, gateway, store, stack)
+        await open_listener(zone, gateway, store, views, stack)
         gateway.announce()
         watching = asyncio.create_task(reloader.run(), name="reload")
         stack.callback(watching.cancel)
