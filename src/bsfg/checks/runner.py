@@ -7,7 +7,7 @@ X". A halt is a requirement too: a check that changes anything needs every halti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
@@ -63,7 +63,7 @@ def is_met(results: Iterable[CheckResult]) -> bool:
     """Whether a run with these results ends with exit 0 (contract, section 7)."""
     return all(
         result.outcome in HOLDS
-        or (result.outcome is Outcome.NOT_RUN and result.severity is Severity.WARN and result.needs is None)
+        or (result.outcome is Outcome.NOT_RUN and result.severity is Severity.WARN)
         for result in results
     )
 
@@ -151,10 +151,10 @@ class _Runner:
             return await self._looked(check, whole)
         return self._drilled[name].get(check.id, _UNTOLD)
 
-    async def _looked(self, check: Check, look: Callable[[], object]) -> Finding:
+    async def _looked(self, check: Check, look: Callable[[], Awaitable[Finding]]) -> Finding:
         try:
             async with asyncio.timeout(check.seconds):
-                return await cast("asyncio.Future[Finding]", look())
+                return await look()
         except TimeoutError:
             return Finding(not_run(f"could not look: not done within {check.seconds:.0f} s"))
         except BsfgError as error:

@@ -57,8 +57,8 @@ class PresentedCertificate:
     tls_version: str
     chain_problem: str | None
     """Why it has no chain to the peer's anchor at a moment at which it is valid itself; None if it has one."""
-    anchor: str | None
-    """sha-256 of the anchor at the end of its chain."""
+    chain: tuple[str, ...]
+    """sha-256 of each certificate that vouches for it, the anchor last; none without a chain."""
     is_authority: bool
     serves: bool
     """Its extended key usage allows what it is used for."""
@@ -90,6 +90,12 @@ class Surroundings(Protocol):
     ) -> Any:
         """The local API's answer, as ``bsfg`` itself asks it; its errors are raised. ``path`` begins with ``/v1/``."""
 
+    async def facts(self, stream: str, peer: str, start: int, count: int) -> list[dict[str, Any]]:
+        """Facts of the inbound stream of a link from a local sequence on, as ``bsfg read`` prints them."""
+
+    async def sha256(self, path: str) -> str:
+        """Of a file's bytes, computed here."""
+
     async def metrics(self) -> str:
         """The text of this zone's ``/metrics``."""
 
@@ -106,7 +112,7 @@ class Surroundings(Protocol):
         """Why ``certs/server.key`` is not this certificate's private key, readable by its owner alone."""
 
     async def anchors(self, path: Path) -> tuple[str, ...]:
-        """sha-256 of each CA certificate in a file; ``configuration`` where it holds anything else, or can't be read."""
+        """sha-256 of each CA certificate in a file; ``configuration`` where there is none, or anything else."""
 
     async def presented(self) -> PresentedCertificate:
         """The certificate of the peer's listener, whatever it is; ``unavailable`` where nobody answers with TLS."""
