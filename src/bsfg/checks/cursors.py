@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 from bsfg.checks import looks
@@ -161,7 +162,7 @@ def judge_stream_match(row: Row, inbound: Row, consumer: Row) -> Judgement:
 def judge_monotonic(seen: Mapping[str, Sequence[Row]]) -> Judgement:
     """In each look the cursor was where it had been, or further."""
     for stream, rows in seen.items():
-        for earlier, later in zip(rows, rows[1:], strict=False):
+        for earlier, later in pairwise(rows):
             if earlier["epoch"] == later["epoch"] and _sequence(later) < _sequence(earlier):
                 return failed(
                     f"the cursor of {stream} went back", str(later["sequence"]), f"{earlier['sequence']} or more"
@@ -243,7 +244,7 @@ async def _first_fetch(context: Context) -> Finding:
 
 async def _durable(context: Context) -> Finding:
     after = await _rows(context)
-    inbound = {link.name.stream: await _inbound(context, link) for link in context.links}
+    inbound = {str(link.name.stream): await _inbound(context, link) for link in context.links}
     before = context.memory.get(BEFORE, {})
     evidence = (
         context.evidence("cursors", after, "local API GET /v1/cursors"),

@@ -17,6 +17,8 @@ EARLY_SECONDS: Final = 0.5
 ADVICES: Final = 3
 """So often, so that a poll that was due anyway is no proof."""
 WAIT_SECONDS: Final = 3.0
+APART_SECONDS: Final = 1.2
+"""A receiver polls upon advice once a second at most."""
 LOOK_SECONDS: Final = 0.02
 _FETCHES: Final = re.compile(r'^bsfg_rpc_latency_seconds_count\{operation="fetch"\} ([0-9.e+]+)$', re.MULTILINE)
 _FAMILIES: Final = ("bsfg_auth_failures", "bsfg_denied", "bsfg_tls_handshake_errors")
@@ -92,6 +94,7 @@ async def _advice(context: Context) -> Finding:
 
 async def _one_advice(context: Context, stream: str) -> float | None:
     """Seconds from the peer taking one piece of advice to the next fetch that we answered."""
+    await context.surroundings.sleep(APART_SECONDS)
     before = await _fetches(context)
     await context.surroundings.local("POST", "/v1/notifications", {"peer": context.peer.id, "stream": stream})
     taken = context.surroundings.monotonic()
