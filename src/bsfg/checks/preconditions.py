@@ -92,6 +92,9 @@ async def _endpoint(context: Context) -> Finding:
     try:
         presented = await context.surroundings.presented()
     except BsfgError as error:
+        if error.code is Code.IDENTITY_REJECTED:
+            # Somebody is there; what is wrong with the certificate is for section 3 to say.
+            return Finding(passed(address), (context.evidence("TLS handshake", error.message, address),))
         if error.code not in (Code.UNAVAILABLE, Code.TIMED_OUT):
             raise
         return Finding(

@@ -51,7 +51,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class PresentedCertificate:
-    """What a listener showed in its handshake, and what the installed anchors say of it; nothing was refused yet."""
+    """A certificate, and what the installed anchors say of it."""
 
     view: CertificateView
     tls_version: str
@@ -115,7 +115,11 @@ class Surroundings(Protocol):
         """sha-256 of each CA certificate in a file; ``configuration`` where there is none, or anything else."""
 
     async def presented(self) -> PresentedCertificate:
-        """The certificate of the peer's listener, whatever it is; ``unavailable`` where nobody answers with TLS."""
+        """The certificate of the peer's listener, once its chain and dates have been verified; whose it is, is not.
+
+        ``identity_rejected`` with the reason in its details where they are not right (``expired``, ``not_yet_valid``,
+        ``unknown_ca``, ...); ``unavailable`` where nobody answers with TLS.
+        """
 
     async def request(
         self, path: str, body: Mapping[str, Any] | None = None, *, caller: Credentials | Stranger | None

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from bsfg.checks import looks
 from bsfg.checks.check import Check, Context, Finding, Probe, excepted, failed, passed
-from bsfg.checks.model import Judgement, Severity, Side
+from bsfg.checks.model import Evidence, Judgement, Severity, Side
 from bsfg.checks.surroundings import PresentedCertificate
 from bsfg.config.values import Ocsp
+from bsfg.errors import BsfgError, Code
 from bsfg.model.identity import CertificateView, IdentityFrom, IdentityRule, carries
 from bsfg.model.moment import NANOSECONDS, format_time, parse_time
 
@@ -17,6 +18,7 @@ EXPIRY_DAYS_MIN: Final = 30
 """``openssl x509 -checkend 2592000`` (runbook 3.3)."""
 SKEW_SECONDS_MAX: Final = 60.0
 TLS_VERSION: Final = "TLSv1.3"
+_DATES: Final = ("expired", "not_yet_valid")
 _DAY: Final = 86_400 * NANOSECONDS
 _RENEW: Final = "install a certificate that is valid; the gateway takes it without a restart"
 
@@ -55,11 +57,24 @@ def judge_identity(shown: PresentedCertificate, rule: IdentityRule) -> Judgement
     return passed(rule.identity)
 
 
-def judge_chain(shown: PresentedCertificate) -> Judgement:
-    """It chains to the anchor that was installed for it."""
+def judge_chain(shown: PresentedCertificate | BsfgError) -> Judgement:
+    """It chains to the anchor that was installed for it; dates are judged apart, and TLS looks at them last."""
+    if isinstance(shown, BsfgError):
+        if shown.details.get("reason") in _DATES:
+            return passed("it has a chain; its dates come next")
+        return failed("the handshake refuses it", shown.message, "a chain to the peer's anchor")
     if shown.chain_problem is not None:
         return failed("its chain leads to no installed anchor", shown.chain_problem, "a chain to the peer's anchor")
     return passed(f"anchor {shown.chain[-1][:16]}…" if shown.chain else "it is an anchor itself")
+
+
+def judge_peer_validity(shown: PresentedCertificate | BsfgError, now: int) -> Judgement:
+    """It, and the CA that vouches for it, have begun and not ended."""
+    if isinstance(shown, BsfgError):
+        is_late = shown.details.get("reason") == "expired"
+        text = "it has ended" if is_late else "it has not begun"
+        return failed(text, shown.message, "a certificate, and a CA, that are valid now")
+    return judge_validity(shown.view, now)
 
 
 def judge_anchors(own: PresentedCertificate, trusted: Collection[str]) -> Judgement:
@@ -119,6 +134,27 @@ async def _peers(context: Context) -> PresentedCertificate:
     return await context.surroundings.presented()
 
 
+async def _chain(context: Context) -> Finding:
+    shown = await _shown_or_refused(context)
+    return Finding(judge_chain(shown), (_evidence(context, shown, False),))
+
+
+async def _peer_validity(context: Context) -> Finding:
+    shown = await _shown_or_refused(context)
+    judgement = judge_peer_validity(shown, context.surroundings.now())
+    return Finding(judgement, (_evidence(context, shown, False),))
+
+
+async def _shown_or_refused(context: Context) -> PresentedCertificate | BsfgError:
+    """The peer's certificate, or why the handshake refused it."""
+    try:
+        return await _peers(context)
+    except BsfgError as error:
+        if error.code is not Code.IDENTITY_REJECTED:
+            raise
+        return error
+
+
 def _looking(show: Show, judge: Callable[[Context, PresentedCertificate], Judgement]) -> Probe:
     """A probe that looks at one certificate."""
 
@@ -129,7 +165,10 @@ def _looking(show: Show, judge: Callable[[Context, PresentedCertificate], Judgem
     return probe
 
 
-def _evidence(context: Context, shown: PresentedCertificate, is_own: bool) -> Any:
+def _evidence(context: Context, shown: PresentedCertificate | BsfgError, is_own: bool) -> Evidence:
+    source = "certs/server.crt" if is_own else f"TLS handshake with {context.peer.endpoint}"
+    if isinstance(shown, BsfgError):
+        return context.evidence("certificate", shown.message, source)
     view = shown.view
     seen = {
         "sha256": view.fingerprint,
@@ -142,7 +181,6 @@ def _evidence(context: Context, shown: PresentedCertificate, is_own: bool) -> An
         "chain": list(shown.chain),
         "tls_version": shown.tls_version or None,
     }
-    source = "certs/server.crt" if is_own else f"TLS handshake with {context.peer.endpoint}"
     return context.evidence("certificate", seen, source)
 
 
@@ -234,19 +272,19 @@ CHECKS: Final[tuple[Check, ...]] = (
     ),
     _check(
         "3.1",
-        "peer-validity",
-        "the peer's certificate is valid now",
-        _looking(_peers, lambda context, shown: judge_validity(shown.view, context.surroundings.now())),
-        "the peer's operator renews it",
-        _PEER,
+        "peer-chain",
+        "the peer's certificate chains to the installed anchor",
+        _chain,
+        "compare the issuer with trust_anchor of the peer's entry in config/peers.yaml, else with certs/ca.crt",
+        (*_PEER, "anchors.installed"),
     ),
     _check(
         "3.1",
-        "peer-chain",
-        "the peer's certificate chains to the installed anchor",
-        _looking(_peers, lambda _, shown: judge_chain(shown)),
-        "compare the issuer with trust_anchor of the peer's entry in config/peers.yaml, else with certs/ca.crt",
-        (*_PEER, "anchors.installed"),
+        "peer-validity",
+        "the peer's certificate is valid now",
+        _peer_validity,
+        "the peer's operator renews it",
+        (*_PEER, "trust.peer-chain"),
     ),
     _check(
         "3.1",
@@ -263,7 +301,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         "the peer's certificate carries the configured identity",
         _looking(_peers, lambda context, shown: judge_identity(shown, context.peer.rule)),
         "identity, identity_from and identity_san_extra stand in config/peers.yaml",
-        _PEER,
+        (*_PEER, "trust.peer-validity"),
     ),
     _check(
         "3.2",
@@ -314,7 +352,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         "the peer's certificate is not revoked",
         _looking(_peers, _revocation),
         "the peer's operator replaces it; a list that ended has to be renewed",
-        (*_PEER, "trust.peer-chain"),
+        (*_PEER, "trust.peer-validity"),
     ),
     _check(
         "3.3",
@@ -322,7 +360,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         "no OCSP responder calls a certificate revoked",
         _ocsp,
         "openssl ocsp asks the responder that the certificate names; revocation: stands in config/zone.yaml",
-        (*_OWN, *_PEER, "trust.peer-chain"),
+        (*_OWN, *_PEER, "trust.peer-validity"),
         side=Side.BOTH,
     ),
 )

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import http.client
 import json
-import ssl
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -153,7 +152,9 @@ class CommandSurroundings:
 
     async def presented(self) -> PresentedCertificate:
         def look() -> PresentedCertificate:
-            der, version = single_request.shown_certificate(self._listener, self._install_own)
+            der, version = single_request.shown_certificate(
+                self._listener, self._peer_anchors(), self._usable_credentials()
+            )
             try:
                 leaf = x509.load_der_x509_certificate(der)
             except ValueError as error:
@@ -162,11 +163,18 @@ class CommandSurroundings:
 
         return await asyncio.to_thread(look)
 
-    def _install_own(self, context: ssl.SSLContext) -> None:
-        """Without a usable certificate of ours the look is still worth its while; the listener then complains."""
+    def _peer_anchors(self) -> Anchors | None:
+        """None where they can't be used, and nobody is trusted."""
+        try:
+            return Anchors.load(self._anchor_file)
+        except BsfgError:
+            return None
+
+    def _usable_credentials(self) -> tuple[Path, Path] | None:
+        """None where ours can't be used: the look is worth its while all the same, and the listener complains."""
         own = self.own
-        if presented.why_key_is_not(own.certificate, own.key) is None:
-            context.load_cert_chain(own.certificate, own.key)
+        is_usable = presented.why_key_is_not(own.certificate, own.key) is None
+        return (own.certificate, own.key) if is_usable else None
 
     def _shown(
         self,

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from bsfg.errors import BsfgError, Code, PeerUnreachable
 from bsfg.model.names import printable
 from bsfg.transport.certificates import Anchors
-from bsfg.transport.handshake import PeerNotVerified, detail_of, dialler_context
+from bsfg.transport.handshake import PeerNotVerified, detail_of, dialler_context, reason_of
 
 DEADLINE_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 3.0
@@ -58,20 +58,21 @@ class SingleReply:
         return code if isinstance(code, str) and len(code) <= 64 and code.isprintable() else None
 
 
-def shown_certificate(listener: Listener, install: Callable[[ssl.SSLContext], None]) -> tuple[bytes, str]:
-    """The certificate that the listener shows, whatever it is, as DER, and the TLS version.
+def shown_certificate(
+    listener: Listener, anchors: Anchors | None, credentials: tuple[Path, Path] | None
+) -> tuple[bytes, str]:
+    """The certificate that the listener shows, as DER, and the TLS version; no request is sent.
 
-    Nothing is believed and nothing is sent: this only looks, so that a judgement can say what is wrong. ``install``
-    puts our own certificate in the context, so that the listener has no reason to complain.
+    The handshake verifies its chain and dates as every other: ``identity_rejected`` with the reason in its details
+    where it is refused. Whose certificate it is, is the caller's to judge. ``unavailable`` where nobody answers with
+    TLS. Our own credentials are shown where there are any, so that the listener has no reason to complain.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    install(context)
+    context = _context(anchors, lambda der: None, credentials)
     try:
         with _connected(listener) as plain, context.wrap_socket(plain, server_hostname=listener.server_name) as secured:
             shown, version = secured.getpeercert(binary_form=True), secured.version()
+    except ssl.SSLCertVerificationError as error:
+        raise _not_the_peer(listener, error) from error
     except (ssl.SSLError, OSError) as error:
         raise _unreachable(listener, error) from error
     if not shown or not version:
@@ -92,13 +93,22 @@ def send(
     ``verify`` raises unless the listener's certificate is the peer's: ``identity_rejected`` then, before a byte is
     sent. ``unavailable`` where nobody listens or answers in time, which is no denial.
     """
-    context = dialler_context(verify)
-    ders = (certificate.public_bytes(Encoding.DER) for certificate in anchors.certificates)
-    context.load_verify_locations(cadata=b"".join(ders))
-    if credentials is not None:
-        context.load_cert_chain(*credentials)
+    context = _context(anchors, verify, credentials)
     with _connected(listener) as plain:
         return _exchange(plain, context, listener, path, body)
+
+
+def _context(
+    anchors: Anchors | None, verify: Callable[[bytes], None], credentials: tuple[Path, Path] | None
+) -> ssl.SSLContext:
+    """Without anchors it trusts nobody."""
+    context = dialler_context(verify)
+    if anchors is not None:
+        ders = (certificate.public_bytes(Encoding.DER) for certificate in anchors.certificates)
+        context.load_verify_locations(cadata=b"".join(ders))
+    if credentials is not None:
+        context.load_cert_chain(*credentials)
+    return context
 
 
 def _connected(listener: Listener) -> socket.socket:
@@ -124,9 +134,7 @@ def _exchange(
             response.begin()
             return SingleReply(response.status, _json(_body(response, listener)), None, version)
     except (PeerNotVerified, ssl.SSLCertVerificationError) as error:
-        raise BsfgError(
-            Code.IDENTITY_REJECTED, f"{listener} is not the peer: {printable(detail_of(error), 200)}"
-        ) from error
+        raise _not_the_peer(listener, error) from error
     except TimeoutError as error:
         raise _unreachable(listener, error) from error
     except ssl.SSLError as error:
@@ -166,6 +174,14 @@ def _request(listener: Listener, path: str, body: Mapping[str, Any] | None) -> b
     if body is not None:
         head += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
     return "\r\n".join([*head, "", ""]).encode() + content
+
+
+def _not_the_peer(listener: Listener, error: BaseException) -> BsfgError:
+    return BsfgError(
+        Code.IDENTITY_REJECTED,
+        f"the certificate at {listener} is refused: {printable(detail_of(error), 200)}",
+        reason=reason_of(error),
+    )
 
 
 def _unreachable(listener: Listener, error: BaseException) -> PeerUnreachable:
