@@ -192,8 +192,18 @@ CHECKS: Final[tuple[Check, ...]] = (
         _trust_chain,
         also=("anchors.installed",),
     ),
-    _check("authorization-matrix", "the approved matrix is what is configured", _matrix),
-    _check("exported-streams", "the exported streams are those that are configured", _exported),
+    _check(
+        "authorization-matrix",
+        "the approved matrix is what is configured",
+        _matrix,
+        also=("preconditions.authorization",),
+    ),
+    _check(
+        "exported-streams",
+        "the exported streams are those that are configured",
+        _exported,
+        also=("preconditions.streams",),
+    ),
     _check("cursor-init-mode", "links start as the inputs say", _mode),
     _check("artifact-access-rules", "the artifact types are those that are configured", _rules),
 )
