@@ -1,6 +1,4 @@
-"""Puts a gateway together from its configuration: the only package that knows all the others."""
+"""Puts a gateway together from its configuration: the only package that knows all the others.
 
-from bsfg.bootstrap.run import serve
-from bsfg.bootstrap.trust import build_trust
-
-__all__ = ["build_trust", "serve"]
+Commands import what they need of it by its module, so that those that start no gateway start quickly.
+"""
