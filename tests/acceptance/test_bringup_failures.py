@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from tests.support.lab_zones import ENTERPRISE, PLANT, Lab, Zone, running_lab
+from tests.support.lab_zones import ENTERPRISE, PLANT, Lab, Zone, eventually, running_lab
 
 from bsfg.config.home import Home
 from bsfg.lab import homes, processes
@@ -228,8 +228,6 @@ def reload(zone: Zone) -> None:
 
 
 def wait_state(lab: Lab, stream: str, state: str) -> None:
-    from tests.support.lab_zones import eventually
-
     eventually(f"{stream} is {state}", 15, lambda: lab.plant.cursor(stream=stream)["state"] == state)
 
 

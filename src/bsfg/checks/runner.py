@@ -69,9 +69,9 @@ def is_met(results: Iterable[CheckResult]) -> bool:
 
 
 def halted_at(results: Iterable[CheckResult]) -> CheckResult | None:
-    """The first check on which the runbook halts this run."""
+    """The first check on which the runbook halts this run; what only stands on another one is not the cause."""
     for result in results:
-        if result.severity is Severity.HALT and result.outcome not in HOLDS:
+        if result.severity is Severity.HALT and result.outcome not in HOLDS and result.needs is None:
             return result
     return None
 

@@ -112,6 +112,15 @@ def test_the_exit_status(judgement: Judgement, severity: Severity, is_met: bool)
     assert (runner.halted_at(found) is not None) == (not is_met and severity is Severity.HALT)
 
 
+def test_a_halt_names_its_cause() -> None:
+    warned = check("a", FAILED, severity=Severity.WARN)
+    found = results(warned, check("b", passed("x"), requires=("a",)), check("c", FAILED))
+    halt = runner.halted_at(found)
+    assert halt is not None and halt.id == "c"
+    assert runner.halted_at(found[:2]) is None
+    assert not runner.is_met(found[:2])
+
+
 def test_a_skipped_check_is_an_exception_that_others_may_stand_on() -> None:
     waiver = Waiver("known", "Ann", "CHG-1")
     found = results(check("a", FAILED), check("b", passed("x"), requires=("a",)), skipped={"a": waiver})
