@@ -14,8 +14,10 @@ from bsfg.checks.model import Judgement, Severity, Side
 from bsfg.checks.surroundings import Reply
 
 EARLY_SECONDS: Final = 0.5
-ADVICES: Final = 3
-"""So often, so that a poll that was due anyway is no proof."""
+EARLY_ONES: Final = 3
+"""So many, so that a poll that was due anyway is no proof."""
+ADVICES_MAX: Final = 6
+"""So many, so that a busy machine is no failure."""
 WAIT_SECONDS: Final = 3.0
 APART_SECONDS: Final = 1.2
 """A receiver polls upon advice once a second at most."""
@@ -46,14 +48,18 @@ def judge_reaches_us(reaches: bool | None) -> Judgement:
 
 
 def judge_advice(waits_seconds: Sequence[float | None], confirmed: Collection[int]) -> Judgement:
-    """Each piece of advice brought a fetch at once; what was confirmed before came without any, by polling alone."""
-    late = [wait for wait in waits_seconds if wait is None or wait > EARLY_SECONDS]
-    if late:
-        found = "no fetch" if late[0] is None else f"a fetch after {late[0]:.1f} s"
-        return failed("advice brought no earlier fetch", found, f"one within {EARLY_SECONDS:g} s")
-    slowest = max(wait for wait in waits_seconds if wait is not None)
-    text = f"fetched within {slowest * 1000:.0f} ms, {len(waits_seconds)} times"
+    """Advice brought a fetch at once; what was confirmed before came without any, by polling alone."""
+    early = [wait for wait in waits_seconds if wait is not None and _is_early(wait)]
+    if len(early) < EARLY_ONES:
+        shown_waits = ", ".join("none" if wait is None else f"{wait:.1f} s" for wait in waits_seconds)
+        expected = f"{EARLY_ONES} of them within {EARLY_SECONDS:g} s"
+        return failed("advice brought no earlier fetch", f"fetches after {shown_waits}", expected)
+    text = f"fetched within {max(early) * 1000:.0f} ms, {len(early)} times of {len(waits_seconds)}"
     return passed(text if any(confirmed) else f"{text}; nothing was confirmed before")
+
+
+def _is_early(wait: float | None) -> bool:
+    return wait is not None and wait <= EARLY_SECONDS
 
 
 def judge_signals(text: str, families: Collection[str]) -> Judgement:
@@ -86,7 +92,9 @@ async def _advice(context: Context) -> Finding:
         return Finding(not_run("could not look: the peer reads none of our streams at the moment"))
     exports = await context.surroundings.local("GET", looks.route("peers", context.peer.id, "exports"))
     confirmed = [row["confirmed"] or 0 for row in exports["exports"]]
-    waits = [await _one_advice(context, stream) for _ in range(ADVICES)]
+    waits: list[float | None] = []
+    while len(waits) < ADVICES_MAX and sum(_is_early(wait) for wait in waits) < EARLY_ONES:
+        waits.append(await _one_advice(context, stream))
     measured = {"stream": stream, "seconds": waits, "confirmed before, by polling": confirmed}
     evidence = context.evidence("advice", measured, "local API POST /v1/notifications, our /metrics")
     return Finding(judge_advice(waits, confirmed), (evidence,))
@@ -138,7 +146,7 @@ CHECKS: Final[tuple[Check, ...]] = (
 ADVICE: Final = _check(
     "6.6", "notify.early", "advice brings the peer's next fetch forward", _advice,
     "facts still come by polling; bsfg admin notify shows what the peer answers",
-    ("health.peer", "gateway.healthy"), Side.BOTH,
+    ("health.peer", "gateway.healthy"), Side.BOTH, seconds=60.0,
 )  # fmt: skip
 SIGNALS: Final = _check(
     "9", "signals.visible", "lag, backlog and refusals are visible in our metrics", _signals,

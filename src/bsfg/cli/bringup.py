@@ -21,7 +21,7 @@ from bsfg.checks.policies import described_inputs, gather_policies, peer_version
 from bsfg.checks.runner import Plan
 from bsfg.checks.surroundings import Credentials
 from bsfg.cli import bringup_screens, render
-from bsfg.cli.options import DEFAULT_HOME, ZONE, PartitionDuration
+from bsfg.cli.options import ZONE, PartitionDuration, reporting_options
 from bsfg.cli.surroundings import CommandSurroundings
 from bsfg.config.bringup import Inputs, load_inputs
 from bsfg.config.load import load
@@ -62,18 +62,7 @@ class Wishes:
 @click.option("--confirm-window", metavar="REF", help="The change window that the drills are allowed in.")
 @click.option("--denial-cert", type=_FILE, help="An identity of a trusted CA that the peer does not list.")
 @click.option("--denial-key", type=_FILE, help="Its private key.")
-@click.option(
-    "--output", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True, help="How to report."
-)
-@click.option(
-    "--home",
-    type=click.Path(path_type=Path),
-    envvar="BSFG_HOME",
-    default=DEFAULT_HOME,
-    show_default=True,
-    show_envvar=True,
-    help="The zone's home.",
-)
+@reporting_options("text", "json", "junit")
 def command(
     home: Path,
     output: str,

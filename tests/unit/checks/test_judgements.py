@@ -367,9 +367,10 @@ def test_health() -> None:
 
 
 def test_advice_and_signals() -> None:
-    is_(P, health.judge_advice([0.1, 0.5], [3]))
-    is_(F, health.judge_advice([0.1, 0.6], [3]))
-    is_(F, health.judge_advice([None], [3]))
+    is_(P, health.judge_advice([0.1, 0.5, 0.0], [3]))
+    is_(P, health.judge_advice([0.1, 2.0, None, 0.5, 0.2], [3]))
+    is_(F, health.judge_advice([0.1, 0.2, 0.6, 1.0, 3.0, None], [3]))
+    is_(F, health.judge_advice([None] * 6, [3]))
     text = '# HELP bsfg_denied_total x\nbsfg_backlog_facts{a="b"} 1\n'
     is_(P, health.judge_signals(text, ["bsfg_denied", "bsfg_backlog_facts"]))
     is_(F, health.judge_signals("# HELP bsfg_denied_total x\n", ["bsfg_denied", "bsfg_backlog_facts"]))
