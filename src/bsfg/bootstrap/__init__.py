@@ -1,4 +1,4 @@
-"""Puts a gateway together from its configuration: the only package that knows all the others.
+"""Puts a gateway, and its worker processes, together from a configuration: the only package that knows all others.
 
-Commands import what they need of it by its module, so that those that start no gateway start quickly.
+``run`` is the gateway, ``worker`` a worker process; nothing is imported here, so that each loads only what it needs.
 """

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from aiohttp import web
+
 from bsfg import __version__
+from bsfg.bootstrap.artifacts import Artifacts, peer_routes
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.zone import Zone, stream_names
 from bsfg.config.permissions import check_private
@@ -18,7 +22,7 @@ from bsfg.daemon.local_api import build_local_application, build_tcp_application
 from bsfg.daemon.local_listeners import serve_tcp, serve_unix
 from bsfg.daemon.notifier import NoticeBoard, Notifier
 from bsfg.daemon.operations import Operations
-from bsfg.daemon.peer_view import PeerViews
+from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.index_follower import MessageIndexes
@@ -50,13 +54,16 @@ def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitSta
 
 
 async def open_local(
-    zone: Zone, gateway: Gateway, operations: Operations, views: PeerViews, stack: AsyncExitStack
+    zone: Zone,
+    gateway: Gateway,
+    operations: Operations,
+    further: Sequence[web.RouteDef],
+    scrapes: Scrapes,
+    stack: AsyncExitStack,
 ) -> None:
     config = zone.configuration.zone
-    further = views.routes()
-    unix = await serve_unix(
-        build_local_application(operations, further=further), zone.configuration.paths.run
-    )
+    local = build_local_application(operations, further=further)
+    unix = await serve_unix(local, zone.configuration.paths.run)
     stack.push_async_callback(unix.close)
     application = build_tcp_application(
         operations,
@@ -64,7 +71,7 @@ async def open_local(
         is_ready=lambda: gateway.parts.keeper.is_ready,
         token=_token(config.local_token_file),
         further=further,
-        scraped=views.scrapes.noted,
+        scraped=scrapes.noted,
     )
     tcp = await serve_tcp(application, config.local.host, config.local.port)
     stack.push_async_callback(tcp.close)
@@ -106,7 +113,12 @@ def _open_notification(zone: Zone, gateway: Gateway, store: Store, stack: AsyncE
 
 
 async def open_listener(
-    zone: Zone, gateway: Gateway, store: Store, views: PeerViews, stack: AsyncExitStack
+    zone: Zone,
+    gateway: Gateway,
+    store: Store,
+    artifacts: Artifacts,
+    views: PeerViews,
+    stack: AsyncExitStack,
 ) -> None:
     config, limits = zone.configuration.zone, zone.configuration.zone.limits
     observer = ListenerObserver(zone.journal, zone.audit, zone.telemetry)
@@ -124,6 +136,7 @@ async def open_listener(
             health_route(card, zone.clock),
             *fetch_routes.routes(),
             _open_notification(zone, gateway, store, stack),
+            *peer_routes(zone, gateway, artifacts),
             view_route(views.of_caller),
         ],
         observer,

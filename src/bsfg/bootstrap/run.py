@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from bsfg.bootstrap.artifacts import local_routes, open_artifacts
 from bsfg.bootstrap.listeners import open_appends, open_listener, open_local
 from bsfg.bootstrap.parts import assemble
+from bsfg.bootstrap.retrieval import open_retrieval
 from bsfg.bootstrap.store import open_store
 from bsfg.bootstrap.trust import build_trust
 from bsfg.bootstrap.zone import Zone, claim, epoch_began
@@ -27,7 +28,7 @@ from bsfg.daemon.operations import Operations
 from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
-from bsfg.daemon.system import SystemClock, notify_systemd, watchdog_seconds
+from bsfg.daemon.system import SystemClock, notify_systemd, spare_collections, watchdog_seconds
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.errors import EXIT_DONE, BsfgError, Code
 from bsfg.substrates.consumers import LocalAccess
@@ -40,7 +41,7 @@ def serve(home: Path, *, allow_root: bool) -> int:
     configuration = load(home)
     _refuse_root(configuration, allow_root=allow_root)
     failpoints.arm(os.environ.get(failpoints.VARIABLE), is_lab=configuration.zone.lab)
-    _spare_collections()
+    spare_collections()
     asyncio.run(_run(configuration))
     return EXIT_DONE
 
@@ -52,14 +53,6 @@ def _refuse_root(configuration: Configuration, *, allow_root: bool) -> None:
             "the gateway refuses to run as root",
             hint="run it as its own user, as deploy/systemd/bsfg-controller.service does, or give --allow-root",
         )
-
-
-def _spare_collections() -> None:
-    """Pages are tens of thousands of small tuples without cycles: looking through them again and again costs a tenth
-    of the time, so the collector looks seldom, and never at what was there before the start."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
 
 
 async def _run(configuration: Configuration) -> None:
@@ -98,7 +91,8 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         access = Access(trust, {})
         zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock))
         store = await open_store(zone, stack)
-        gateway = assemble(zone, store, trust)
+        artifacts = open_artifacts(zone, lambda: gateway.configuration, stack)
+        gateway = assemble(zone, store, artifacts, trust, stack)
         local = LocalStore(
             store.control,
             LocalAccess(store.control, store.connect),
@@ -110,11 +104,18 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         watch = ChangeWatch(configuration.home, configuration.trust_files())
         reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
         operations = Operations(gateway, local, reloader)
-        views = PeerViews(gateway, Scrapes(configuration.zone.local, clock))
-        await open_local(zone, gateway, operations, views, stack)
+        scrapes = Scrapes(configuration.zone.local, clock)
+        views = PeerViews(gateway, scrapes)
+        retrieval, retrieval_routes = open_retrieval(gateway, artifacts)
+        further = [
+            *local_routes(zone, store, artifacts, retrieval.listed),
+            *retrieval_routes,
+            *views.routes(),
+        ]
+        await open_local(zone, gateway, operations, further, scrapes, stack)
         await gateway.start()
         stack.push_async_callback(gateway.stop)
-        await open_listener(zone, gateway, store, views, stack)
+        await open_listener(zone, gateway, store, artifacts, views, stack)
         gateway.announce()
         watching = asyncio.create_task(reloader.run(), name="reload")
         stack.callback(watching.cancel)

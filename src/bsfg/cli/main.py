@@ -24,6 +24,7 @@ NOUNS: Final = {
     "append": Noun("bsfg.cli.append", "Append facts to a local stream."),
     "read": Noun("bsfg.cli.read", "Read facts as JSON lines; acknowledges nothing."),
     "fetch": Noun("bsfg.cli.fetch", "One round of a link now."),
+    "artifact": Noun("bsfg.cli.artifact", "Artifacts: put, fetch, list, retry, clean up."),
     "cursor": Noun("bsfg.cli.cursor", "How far each link is."),
     "admin": Noun("bsfg.cli.admin", "Partition a peer for a time; reconcile it."),
     "bringup": Noun("bsfg.cli.bringup", "The runbook: check a relationship, step by step, halting where it halts."),

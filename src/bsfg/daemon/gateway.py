@@ -6,7 +6,7 @@ Everything that a peer or a link needs is held by its own part; this module only
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,16 +14,17 @@ from structlog.typing import FilteringBoundLogger
 
 from bsfg.config.values import Configuration
 from bsfg.core.conversation import Woken
+from bsfg.daemon.artifact_mirror import ArtifactMirror
 from bsfg.daemon.audit import AuditLog
-from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.exports import REFRESH_SECONDS, Exports
 from bsfg.daemon.gauges import GaugeReadings, families
 from bsfg.daemon.generations import Generations
 from bsfg.daemon.healing import Healer
 from bsfg.daemon.keep import InboundKeeper
-from bsfg.daemon.links import LinkSupervisor
+from bsfg.daemon.loop_watch import watch_loop
 from bsfg.daemon.partitions import Partition, Partitions
 from bsfg.daemon.peer_table import PeerTable
+from bsfg.daemon.running_link import Links, RunningLink
 from bsfg.daemon.store_keeper import StoreKeeper
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.daemon.views import cursor_row
@@ -34,7 +35,6 @@ from bsfg.ports import Clock
 from bsfg.transport.access import Access
 from bsfg.transport.trust import TrustStore
 
-STALL_SECONDS: Final = 1.0
 FIRST_STORE_SECONDS: Final = 3.0
 CERTIFICATE_WARNING_SECONDS: Final = 30 * 86_400
 
@@ -49,13 +49,16 @@ class Parts:
     telemetry: Telemetry
     access: Access
     peers: PeerTable
-    links: LinkSupervisor
+    links: Links
     partitions: Partitions
     exports: Exports
     keeper: StoreKeeper
     healer: Healer
     generations: Generations
     keep: InboundKeeper
+    artifacts: ArtifactMirror
+    artifact_room: Callable[[], Awaitable[dict[str, Any]]]
+    """How much of their room the artifacts take, for ``status``."""
     substrate_state: Callable[[], dict[str, Any]]
     """What the substrate says of itself, for ``status``."""
     build_trust: Callable[[Configuration], TrustStore]
@@ -88,7 +91,7 @@ class Gateway:
         await self._apply()
         self._spawn(parts.partitions.run(), "partitions")
         self._spawn(self._refresh_exports(), "exports")
-        self._spawn(self._watch_loop(), "loop watch")
+        self._spawn(watch_loop(parts.clock, self.loop_stalled), "loop watch")
         self._spawn(parts.healer.run(), "healer")
         self._spawn(parts.generations.run(), "generations")
         self._spawn(parts.keep.run(), "keep")
@@ -107,6 +110,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.parts.generations.stop()
+        await self.parts.artifacts.stop()
         await self.parts.links.stop()
         await self.parts.peers.stop()
 
@@ -145,6 +149,7 @@ class Gateway:
 
     def peer_became_reachable(self, peer: ZoneId) -> None:
         self.parts.links.tell_peer(peer, Woken())
+        self.parts.artifacts.peer_back(peer)
 
     def problems(self) -> list[str]:
         """Why health is degraded; empty if it is not (I46)."""
@@ -171,6 +176,7 @@ class Gateway:
             )
         if self.reload_error is not None:
             found.append(f"the configuration on disk does not run: {self.reload_error.splitlines()[0]}")
+        found += self.parts.links.problems()
         for row in self.cursor_rows():
             if row["state"] in ("halted", "stalled", "local_full", "local_unavailable"):
                 found.append(
@@ -186,7 +192,7 @@ class Gateway:
     def cursor_rows(self) -> list[dict[str, Any]]:
         return [self.cursor_row(driver) for driver in self.parts.links.drivers]
 
-    def cursor_row(self, driver: LinkDriver) -> dict[str, Any]:
+    def cursor_row(self, driver: RunningLink) -> dict[str, Any]:
         """One link as ``cursor query`` prints it; ``rewinding`` is there only while a generation is being built."""
         row = cursor_row(driver, self.parts.links, self.parts.peers.monitor(driver.name.peer))
         building = self.parts.generations.building(driver.name)
@@ -214,6 +220,7 @@ class Gateway:
             crl_seconds_left=None if crl_end is None else (crl_end - self.parts.clock.now()) / NANOSECONDS,
             fill_ratios=fills,
             config_reload_succeeded=self.reload_error is None,
+            artifacts=self.parts.artifacts.counts(),
         )
 
     def exported(self) -> list[tuple[ZoneId, StreamName]]:
@@ -233,6 +240,7 @@ class Gateway:
         await self.parts.links.apply(links, self.configuration.zone.limits, in_force)
         for name in links:
             self.parts.keep.soon(name)
+        await self.parts.artifacts.apply(self.configuration)
 
     def _swap_access(self) -> None:
         policies = {peer.id: peer.policy() for peer in self.configuration.peers.values()}
@@ -259,15 +267,10 @@ class Gateway:
             await self.parts.exports.refresh(self.exported())
             await asyncio.sleep(REFRESH_SECONDS)
 
-    async def _watch_loop(self) -> None:
-        """Name every second in which the loop did not run: nothing else would."""
-        while True:
-            before = self.parts.clock.monotonic()
-            await asyncio.sleep(STALL_SECONDS / 2)
-            late = self.parts.clock.monotonic() - before - STALL_SECONDS / 2
-            if late > STALL_SECONDS:
-                self.parts.telemetry.loop_stalls.inc()
-                self.parts.journal.warning("loop_stalled", message=f"the loop did not run for {late:.1f} s")
+    def loop_stalled(self, seconds: float, place: str = "the loop") -> None:
+        """A loop of this gateway did not run for so long."""
+        self.parts.telemetry.loop_stalls.inc()
+        self.parts.journal.warning("loop_stalled", message=f"{place} did not run for {seconds:.1f} s")
 
     def _spawn(self, work: Any, name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
@@ -293,6 +296,10 @@ def refuse_unreloadable(before: Configuration, after: Configuration) -> None:
         "log",
     )
     found = [key for key in keys if getattr(before.zone, key) != getattr(after.zone, key)]
+    if before.zone.limits.worker_processes != after.zone.limits.worker_processes:
+        found.append("limits.worker_processes")
+    places = [(each.zone.artifacts.store, each.zone.artifacts.bucket) for each in (before, after)]
+    found += ["store and bucket of artifacts"] if places[0] != places[1] else []
     if found:
         names = ", ".join(key.removesuffix("_rule") for key in found)
         raise BsfgError(

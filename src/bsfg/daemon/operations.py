@@ -12,12 +12,12 @@ from typing import Any, Final
 from bsfg import __version__
 from bsfg.config.describe import describe
 from bsfg.core.conversation import Woken
-from bsfg.core.link_state import Phase
+from bsfg.core.link_state import Link, Phase
 from bsfg.daemon.decisions import Decisions
-from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.links import require
 from bsfg.daemon.reload import Reloader
+from bsfg.daemon.running_link import RunningLink
 from bsfg.daemon.stream_decisions import StreamDecisions
 from bsfg.daemon.stream_operations import LocalStore, StreamOperations
 from bsfg.daemon.views import time_or_none
@@ -57,13 +57,14 @@ class Operations(StreamOperations):
             "zone": zone.zone,
             "identity": zone.identity_rule.identity,
             "health": "degraded" if problems else "ok",
-            "problems": problems,
+            "problems": problems + gateway.parts.artifacts.notices(),
             "reload_error": gateway.reload_error,
             "version": __version__,
             "started_at": format_time(gateway.started_at),
             "durability": zone.durability.value,
             "substrate": gateway.parts.substrate_state(),
             "certificate_days_left": int(gateway.certificate_seconds_left() // 86_400),
+            "artifacts": await gateway.parts.artifact_room(),
             "peers": (await self.peers())["peers"],
             "links": gateway.cursor_rows(),
             "exports": [row.as_json() for row in gateway.parts.exports.rows],
@@ -72,7 +73,7 @@ class Operations(StreamOperations):
 
     async def health(self) -> dict[str, Any]:
         problems = self.gateway.problems()
-        return health_answer(self.gateway) | {"problems": problems}
+        return health_answer(self.gateway) | {"problems": problems + self.gateway.parts.artifacts.notices()}
 
     async def active_configuration(self) -> dict[str, Any]:
         return describe(self.gateway.configuration)
@@ -178,8 +179,7 @@ class Operations(StreamOperations):
         if dry_run:
             return await self._preview(driver, mode)
         self._refuse_contradiction(driver, mode)
-        before = driver.link
-        await self._one_round(driver)
+        before = await self._one_round(driver)
         link = driver.link
         return {
             "peer": driver.name.peer,
@@ -189,12 +189,12 @@ class Operations(StreamOperations):
             "cursor": self.gateway.cursor_row(driver),
         }
 
-    async def _one_round(self, driver: LinkDriver) -> None:
-        rounds = driver.link.rounds
-        driver.tell(Woken(by_operator=True))
+    async def _one_round(self, driver: RunningLink) -> Link:
+        """The link as it was before the round."""
+        before = await driver.instruct(Woken(by_operator=True))
         try:
             async with asyncio.timeout(ROUND_SECONDS_MAX):
-                while driver.link.rounds == rounds:
+                while driver.link.rounds == before.rounds:
                     await driver.changed()
                     _raise_trouble(driver)
         except TimeoutError:
@@ -203,8 +203,9 @@ class Operations(StreamOperations):
                 f"fetch {driver.name}: no page was applied within {ROUND_SECONDS_MAX:.0f} s",
                 hint="bsfg cursor query shows the link's state; what is under way goes on",
             ) from None
+        return before
 
-    async def _preview(self, driver: LinkDriver, mode: InitMode | None) -> dict[str, Any]:
+    async def _preview(self, driver: RunningLink, mode: InitMode | None) -> dict[str, Any]:
         """What each mode would replay, by the sender's word; nothing is stored."""
         configured = driver.link.settings.init_mode
         modes = {each.text: each for each in (configured, mode) if each is not None}
@@ -217,7 +218,7 @@ class Operations(StreamOperations):
             rows.append(_preview_row(each, await client.fetch(request), is_configured=each == configured))
         return {"peer": driver.name.peer, "stream": driver.name.stream, "modes": rows, "dry_run": True}
 
-    def _refuse_contradiction(self, driver: LinkDriver, mode: InitMode | None) -> None:
+    def _refuse_contradiction(self, driver: RunningLink, mode: InitMode | None) -> None:
         """A start is resolved once: a mode that says otherwise is refused, never obeyed (I21)."""
         if mode is None:
             return
@@ -325,7 +326,7 @@ class Operations(StreamOperations):
             )
         return zone
 
-    def _driver(self, peer: str, stream: str) -> LinkDriver:
+    def _driver(self, peer: str, stream: str) -> RunningLink:
         name = LinkName(self._known_peer(peer), parse_stream(stream))
         return require(self.gateway.parts.links, name, self.gateway.configuration.links)
 
@@ -378,7 +379,7 @@ def _preview_row(mode: InitMode, page: Page, *, is_configured: bool) -> dict[str
     }
 
 
-def _raise_trouble(driver: LinkDriver) -> None:
+def _raise_trouble(driver: RunningLink) -> None:
     """What hinders a round, as the error that an operator can act on."""
     link = driver.link
     if link.halt is not None and link.phase is Phase.HALTED:

@@ -59,8 +59,19 @@ LOG_EVENTS: Final = {
     "substrate_wedged": "the local server answers and stores nothing",
     "substrate_healed": "the embedded server was restarted, because it stored nothing",
     "link_stalled": "nothing came of a link's step for two minutes",
+    "artifact_missing": "a peer does not have an artifact that facts name or somebody asked for; it is tried again",
+    "artifact_corrupt": "what came is not what was named: both digests are told, it is set aside and tried again",
+    "artifact_forbidden": "a peer does not let us have an artifact; it is tried again when policy changes",
+    "artifact_no_room": "quota or disk leave no room for an artifact; it is tried again",
+    "artifact_refused": "a peer gives an answer that is no artifact; it is tried again",
+    "artifact_recovered": "an artifact that was told of is here and verified",
+    "artifact_fault": "fetching an artifact failed in a way that nobody foresaw",
+    "artifact_reference": "facts that name artifacts can't be searched, or name them in no valid form",
     "clock_skew": "a peer's clock differs from ours",
-    "loop_stalled": "the gateway's loop did not run for a while",
+    "loop_stalled": "the gateway's loop, or a worker process', did not run for a while",
+    "worker_started": "a worker process runs its links",
+    "worker_lost": "a worker process ended or did not answer, and is started again",
+    "worker_notice": "reports of a worker process were dropped",
 }
 
 
@@ -116,6 +127,9 @@ class Telemetry:
             ("operation",),
             buckets=SECONDS,
             registry=self.registry,
+        )
+        self.artifact_fetches = self._counter(
+            "bsfg_artifact_fetches", "Attempts to bring a peer's artifact here, by how they ended.", ("result",)
         )
         self.loop_stalls = self._counter(
             "bsfg_loop_stalls", "Times the loop did not run for over a second.", ()
