@@ -214,7 +214,10 @@ async def _history(context: Context) -> Finding:
 
 
 async def _overrides(context: Context) -> Finding:
-    return Finding(judge_overrides(context.links, context.inputs.cursor_init_mode or DEFAULT_MODE))
+    default = context.inputs.cursor_init_mode or DEFAULT_MODE
+    seen = {str(link.name.stream): [link.init_mode.text, link.justification] for link in context.links}
+    evidence = context.evidence("modes and justifications", seen, "config/cursors.yaml")
+    return Finding(judge_overrides(context.links, default), (evidence,))
 
 
 async def _preview(context: Context) -> Finding:

@@ -95,14 +95,26 @@ def judge_mode(place: str, mode: str, modes: Collection[str]) -> Judgement:
     return passed(mode if modes else f"{mode}; nothing is imported here")
 
 
+def _finding(context: Context, judgement: Judgement, given: Any, configured: Any, *keys: str) -> Finding:
+    """The judgement with both sides of what was compared."""
+    seen = {"given": given, "configured": configured}
+    source = ", ".join(context.inputs.place(key) for key in keys)
+    return Finding(judgement, (context.evidence(", ".join(keys), seen, source),))
+
+
 async def _identities(context: Context) -> Finding:
     own = (context.zone, context.configuration.zone.identity_rule.identity)
-    return Finding(judge_identities(context.inputs, own, (context.peer.id, context.peer.rule.identity)))
+    peer = (context.peer.id, context.peer.rule.identity)
+    given = {letter: [named.zone, named.identity] for letter, named in context.inputs.identities.items()}
+    judgement = judge_identities(context.inputs, own, peer)
+    return _finding(context, judgement, given, [own, peer], "zone_a_identity", "zone_b_identity")
 
 
 async def _endpoints(context: Context) -> Finding:
-    listen = context.configuration.zone.listen
-    return Finding(judge_endpoints(context.inputs, _letter(context), listen, context.peer.endpoint))
+    listen, peer = context.configuration.zone.listen, context.peer.endpoint
+    given = {letter: str(address) for letter, address in context.inputs.endpoints.items()}
+    judgement = judge_endpoints(context.inputs, _letter(context), listen, peer)
+    return _finding(context, judgement, given, [str(listen), str(peer)], "zone_a_endpoint", "zone_b_endpoint")
 
 
 async def _trust_chain(context: Context) -> Finding:
@@ -116,15 +128,14 @@ async def _trust_chain(context: Context) -> Finding:
         given = await context.surroundings.anchors(inputs.trust_chain or path)
     except BsfgError as error:
         return Finding(failed("the named file can't be used", error.message, f"{place}: CA certificates in PEM"))
-    evidence = context.evidence("anchors", {"named": list(given), "used": list(used)}, f"{inputs.trust_chain}, {path}")
-    return Finding(judge_trust_chain(place, given, used), (evidence,))
+    return _finding(context, judge_trust_chain(place, given, used), list(given), list(used), "trust_chain")
 
 
 async def _matrix(context: Context) -> Finding:
     inputs, matrix = context.inputs, context.inputs.authorization_matrix
     place = inputs.place("authorization_matrix")
     if matrix is None:
-        return Finding(missing(inputs, "authorization_matrix") or passed(""))
+        return Finding(failed("authorization_matrix is not given", f"{inputs.file} has none", "the approved matrix"))
     for zone in (context.peer.id, context.zone):
         if zone not in matrix.grants:
             return Finding(failed(f"nothing is said of {zone}", f"{place} has no {zone}", "an entry for either zone"))
@@ -136,28 +147,31 @@ async def _matrix(context: Context) -> Finding:
         or judge_set(place, here.streams, CURSORS, imports, exact=False)
     )
     summary = f"{context.peer.id} reads {len(there.streams)} streams and {len(there.artifacts)} artifact types"
-    return Finding(verdict or passed(summary))
+    given = {zone: [list(grant.streams), list(grant.artifacts)] for zone, grant in matrix.grants.items()}
+    configured = {
+        context.peer.id: [list(context.peer.streams), list(context.peer.artifacts)],
+        "imported here": imports,
+    }
+    return _finding(context, verdict or passed(summary), given, configured, "authorization_matrix")
 
 
 async def _exported(context: Context) -> Finding:
-    inputs = context.inputs
+    inputs, said = context.inputs, context.inputs.exported_streams or ()
     if absent := missing(inputs, "exported_streams"):
         return Finding(absent)
-    place, said = inputs.place("exported_streams"), inputs.exported_streams or ()
-    if _letter(context) == "a":
-        verdict = judge_set(place, said, PEERS, context.peer.streams)
-    else:
-        imports = [link.name.stream for link in context.links]
-        verdict = judge_set(place, said, CURSORS, imports, exact=False)
-    return Finding(verdict or passed(looks.listed(said)))
+    place, is_sender = inputs.place("exported_streams"), _letter(context) == "a"
+    runs = context.peer.streams if is_sender else [link.name.stream for link in context.links]
+    verdict = judge_set(place, said, PEERS if is_sender else CURSORS, runs, exact=is_sender)
+    return _finding(context, verdict or passed(looks.listed(said)), list(said), list(runs), "exported_streams")
 
 
 async def _mode(context: Context) -> Finding:
     inputs = context.inputs
     if absent := missing(inputs, "cursor_init_mode"):
         return Finding(absent)
-    modes = [link.init_mode.text for link in context.links]
-    return Finding(judge_mode(inputs.place("cursor_init_mode"), str(inputs.cursor_init_mode), modes))
+    modes = {str(link.name.stream): link.init_mode.text for link in context.links}
+    judgement = judge_mode(inputs.place("cursor_init_mode"), str(inputs.cursor_init_mode), modes.values())
+    return _finding(context, judgement, inputs.cursor_init_mode, modes, "cursor_init_mode")
 
 
 async def _rules(context: Context) -> Finding:
@@ -165,12 +179,12 @@ async def _rules(context: Context) -> Finding:
     if absent := missing(inputs, "artifact_access_rules"):
         return Finding(absent)
     place, said = inputs.place("artifact_access_rules"), inputs.artifact_access_rules or ()
-    if _letter(context) == "a":
-        verdict = judge_set(place, said, PEERS, context.peer.artifacts)
-    else:
-        granted = matrix.grants[context.zone].artifacts if matrix and context.zone in matrix.grants else said
-        verdict = judge_set(place, said, inputs.place("authorization_matrix"), granted)
-    return Finding(verdict or passed(looks.listed(said)))
+    other, runs = PEERS, context.peer.artifacts
+    if _letter(context) == "b":
+        other = inputs.place("authorization_matrix")
+        runs = matrix.grants[context.zone].artifacts if matrix and context.zone in matrix.grants else said
+    judgement = judge_set(place, said, other, runs) or passed(looks.listed(said))
+    return _finding(context, judgement, list(said), list(runs), "artifact_access_rules")
 
 
 def _letter(context: Context) -> str:

@@ -218,7 +218,8 @@ def _revocation(context: Context, shown: PresentedCertificate) -> Judgement:
 
 async def _ocsp(context: Context) -> Finding:
     if context.configuration.zone.revocation.ocsp is Ocsp.OFF:
-        return Finding(passed("off by configuration: nothing to ask"))
+        evidence = context.evidence("ocsp", "off", "config/zone.yaml")
+        return Finding(passed("off by configuration: nothing to ask"), (evidence,))
     answers = {
         "our certificate": dict(await context.surroundings.ocsp(peer=False)),
         "the peer's certificate": dict(await context.surroundings.ocsp(peer=True)),
