@@ -143,6 +143,9 @@ class PeerClient(Protocol):
     async def notify(self, stream: StreamName, head: int) -> None:
         """The peer took our advice that our stream has reached this head; it may poll earlier, and nothing else."""
 
+    async def view(self) -> dict[str, Any]:
+        """How the peer sees us, by its own word, each value checked and bounded (contract, section 4)."""
+
 
 class ArtifactClient(Protocol):
     """One peer's artifacts over mutual TLS, on connections of their own, so that no fact waits behind them (I41).

@@ -22,6 +22,7 @@ from bsfg.daemon.local_api import build_local_application, build_tcp_application
 from bsfg.daemon.local_listeners import serve_tcp, serve_unix
 from bsfg.daemon.notifier import NoticeBoard, Notifier
 from bsfg.daemon.operations import Operations
+from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.index_follower import MessageIndexes
@@ -34,6 +35,7 @@ from bsfg.transport.health_route import ZoneCard, health_route
 from bsfg.transport.listener import ListenerLimits, PeerListener
 from bsfg.transport.notify_route import notify_route
 from bsfg.transport.routes import PeerRoute
+from bsfg.transport.view_route import view_route
 
 
 def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitStack) -> AppendService:
@@ -57,6 +59,7 @@ async def open_local(
     gateway: Gateway,
     operations: Operations,
     further: Sequence[web.RouteDef],
+    scrapes: Scrapes,
     stack: AsyncExitStack,
 ) -> None:
     config = zone.configuration.zone
@@ -69,6 +72,7 @@ async def open_local(
         is_ready=lambda: gateway.parts.keeper.is_ready,
         token=_token(config.local_token_file),
         further=further,
+        scraped=scrapes.noted,
     )
     tcp = await serve_tcp(application, config.local.host, config.local.port)
     stack.push_async_callback(tcp.close)
@@ -110,7 +114,12 @@ def _open_notification(zone: Zone, gateway: Gateway, store: Store, stack: AsyncE
 
 
 async def open_listener(
-    zone: Zone, gateway: Gateway, store: Store, artifacts: Artifacts, stack: AsyncExitStack
+    zone: Zone,
+    gateway: Gateway,
+    store: Store,
+    artifacts: Artifacts,
+    views: PeerViews,
+    stack: AsyncExitStack,
 ) -> None:
     config, limits = zone.configuration.zone, zone.configuration.zone.limits
     observer = ListenerObserver(zone.journal, zone.audit, zone.telemetry)
@@ -130,6 +139,7 @@ async def open_listener(
             digest_route(DigestService(store.exported, zone.clock)),
             _open_notification(zone, gateway, store, stack),
             *peer_routes(zone, gateway, artifacts),
+            view_route(views.of_caller),
         ],
         observer,
         zone.clock,

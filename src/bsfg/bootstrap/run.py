@@ -27,6 +27,7 @@ from bsfg.daemon.connections import CutOff
 from bsfg.daemon.drills import Drills
 from bsfg.daemon.journal import open_journal
 from bsfg.daemon.operations import Operations
+from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.system import SystemClock, notify_systemd, spare_collections, watchdog_seconds
@@ -107,20 +108,27 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         watch = ChangeWatch(configuration.home, configuration.trust_files())
         reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
         operations = Operations(gateway, local, reloader)
+        scrapes = Scrapes(configuration.zone.local, clock)
+        views = PeerViews(gateway, scrapes)
         retrieval, retrieval_routes = open_retrieval(gateway, artifacts)
-        further = [*local_routes(zone, store, artifacts, retrieval.listed), *retrieval_routes]
         verifications = Verifications(
             gateway, lambda *words: InboundScan(store.control, store.connect, *words), operations.rewind
         )
         gateway.parts.generations.prove = verifications.prove
         drills = Drills(gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off)
-        further += [*verifications.routes(), *drills.routes()]
-        await open_local(zone, gateway, operations, further, stack)
+        further = [
+            *local_routes(zone, store, artifacts, retrieval.listed),
+            *retrieval_routes,
+            *views.routes(),
+            *verifications.routes(),
+            *drills.routes(),
+        ]
+        await open_local(zone, gateway, operations, further, scrapes, stack)
         await gateway.start()
         recovering = asyncio.create_task(drills.recover(), name="drills that were left on")
         stack.callback(recovering.cancel)
         stack.push_async_callback(gateway.stop)
-        await open_listener(zone, gateway, store, artifacts, stack)
+        await open_listener(zone, gateway, store, artifacts, views, stack)
         gateway.announce()
         watching = asyncio.create_task(reloader.run(), name="reload")
         stack.callback(watching.cancel)

@@ -30,6 +30,7 @@ NOUNS: Final = {
     "drill": Noun("bsfg.cli.drill", "A drill with evidence; it restores itself."),
     "cursor": Noun("bsfg.cli.cursor", "How far each link is."),
     "admin": Noun("bsfg.cli.admin", "Partition a peer for a time; reconcile it."),
+    "bringup": Noun("bsfg.cli.bringup", "The runbook: check a relationship, step by step, halting where it halts."),
     "lab": Noun("bsfg.cli.lab", "Two zones on this machine, up and down."),
     "demo": Noun("bsfg.cli.demo", "A lab, facts, drills: the main job in one command."),
 }

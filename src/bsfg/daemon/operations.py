@@ -58,6 +58,7 @@ class Operations(StreamOperations):
             "identity": zone.identity_rule.identity,
             "health": "degraded" if problems else "ok",
             "problems": problems + gateway.parts.artifacts.notices(),
+            "reload_error": gateway.reload_error,
             "version": __version__,
             "started_at": format_time(gateway.started_at),
             "durability": zone.durability.value,

@@ -42,6 +42,7 @@ from bsfg.transport.page_codec import (
     frame_bytes_max,
 )
 from bsfg.transport.resolver import NameResolver
+from bsfg.transport.view_codec import VIEW_BYTES_MAX, parse_view
 from bsfg.transport.wire import (
     CODES_TO_PEERS,
     EPOCH_PATTERN,
@@ -182,6 +183,11 @@ class HttpPeerClient:
         answer = await self._connection.ask(question)
         if answer.status != NO_CONTENT:
             raise refusal(answer, f"peer {self._endpoint.peer} refuses POST {question.path}")
+
+    async def view(self) -> dict[str, Any]:
+        """See ``ports.PeerClient.view``."""
+        question = Question(method="GET", path="/v1/view", accepts={JSON_TYPE: VIEW_BYTES_MAX})
+        return parse_view(_json(await self._ask(question)))
 
     async def _ask(self, question: Question) -> Answer:
         answer = await self._connection.ask(question)
