@@ -35,7 +35,7 @@ class CriterionRule:
     is_enabled: Callable[[SideRecord], bool] = lambda side: True
     may_be_deferred: bool = False
     needs_a_pass: bool = False
-    """An exception leaves it open: nothing was there to show it with."""
+    """An exception of the first check leaves it open: there was nothing to show it with."""
     undocumented: Callable[[SideRecord], str | None] = lambda side: None
     """What of it is missing in the record's policies."""
 
@@ -69,61 +69,73 @@ CRITERIA: Final = (
     CriterionRule(
         "Authentication works",
         "mTLS handshake succeeds, peer identity verified per policy",
-        ("handshake", "peer-identity", "health-handshake"),
-        ("denial-identity",),
+        ("trust.peer-identity", "trust.peer-chain", "health.peer"),
+        (
+            "denial.wrong-ca",
+            "denial.self-signed",
+            "denial.expired",
+            "denial.no-certificate",
+            "denial.unlisted-identity",
+        ),
     ),
     CriterionRule(
         "Authorization works",
         "Allowed streams fetch successfully, denied streams rejected",
-        ("streams-allowed", "streams-denied"),
+        ("access.streams-readable", "fetch.first", "denial.unlisted-stream"),
+        ("denial.unlisted-artifact",),
     ),
     CriterionRule(
-        "Replay works", "Fetch returns facts, cursor advances", ("first-fetch",), needs_a_pass=True
+        "Replay works",
+        "Fetch returns facts, cursor advances",
+        ("fetch.first", "fetch.durable"),
+        needs_a_pass=True,
     ),
     CriterionRule(
         "Cursor advances correctly",
         "Monotonic, durable, matches local append",
-        ("first-append", "cursor-advance"),
+        ("fetch.durable", "cursor.matches-stream", "cursor.monotonic"),
     ),
     CriterionRule(
         "Duplicate replay harmless",
         "Idempotent append confirmed (re-fetch same cursor, no duplicates)",
-        ("drill-duplicate-replay",),
+        ("replay.duplicates",),
+        ("replay.stale-append",),
     ),
     CriterionRule(
         "Partition recovery works",
         "Simulated partition, autonomous operation, clean reconciliation",
-        ("drill-partition",),
+        ("partition",),
     ),
     CriterionRule(
         "Artifact retrieval works",
         "Referenced artifacts fetchable, integrity verified",
-        ("artifact-fetch", "artifact-integrity"),
-        ("artifact-reference", "artifact-missing"),
+        ("artifact.fetched", "artifact.verified"),
+        ("artifact.referenced", "artifact.missing"),
         required="Where enabled by policy",
         is_enabled=_artifacts_enabled,
     ),
     CriterionRule(
         "Alerts/metrics visible",
         "Replication lag, backlog, auth failures visible in monitoring",
-        ("monitoring", "metrics-visible"),
+        ("metrics.visible", "signals.visible", "preconditions.monitoring"),
     ),
     CriterionRule(
         "Cursor initialization policy documented",
         "Per-stream init mode recorded with justifications",
-        ("cursor-policy",),
+        ("cursors.policy", "cursors.overrides"),
         undocumented=_cursor_policy_missing,
     ),
     CriterionRule(
         "Authorization matrix documented",
         "Peer allow-list, stream permissions, artifact access recorded",
-        ("authorization-matrix",),
+        ("inputs.authorization-matrix", "access.peer-grants"),
+        ("preconditions.authorization",),
         undocumented=_matrix_missing,
     ),
     CriterionRule(
         "Duplicate replay drill performed",
         "Explicit re-fetch test confirms idempotency",
-        ("drill-duplicate-replay",),
+        ("replay.duplicates",),
         required="Where exercised here; may be deferred to validation checklist",
         may_be_deferred=True,
     ),
@@ -205,8 +217,7 @@ def _objection(rule: CriterionRule, side: SideRecord) -> str | None:
 
 
 def _grade(rule: CriterionRule, checks: Sequence[CheckEntry]) -> tuple[CriterionStatus, str | None]:
-    outcomes = [check.outcome for check in checks]
-    if rule.needs_a_pass and Outcome.PASSED not in outcomes:
+    if rule.needs_a_pass and checks[0].outcome != Outcome.PASSED:
         return CriterionStatus.OPEN, checks[0].summary
     if exception := next((check for check in checks if check.outcome == Outcome.PASSED_WITH_EXCEPTION), None):
         return CriterionStatus.MET_WITH_EXCEPTION, exception.summary

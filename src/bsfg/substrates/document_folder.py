@@ -65,17 +65,17 @@ def read_folder(path: Path) -> dict[str, bytes]:
 
 def _fill(draft: Path, files: Mapping[str, bytes]) -> None:
     private_folder(draft)
-    folders = {draft}
+    folders = {draft: None}
     for name, content in files.items():
         file = draft.joinpath(*name.split("/"))
-        private_folder(file.parent)
-        folders.add(file.parent)
+        for above in reversed(file.relative_to(draft).parents[:-1]):
+            private_folder(draft / above)
+            folders[draft / above] = None
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-    folders |= {above for folder in folders for above in folder.parents if draft in above.parents}
     for folder in folders:
         sync_folder(folder)
 
