@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -82,8 +83,7 @@ def list_all(home: Path, output: str) -> None:
 @common_options
 def show(home: Path, output: str, folder: Path) -> None:
     """Print a handoff's record; it is not verified by this."""
-    import msgspec
-
+    from bsfg.checks.handoff_document import encode
     from bsfg.daemon.handoffs import read_record
 
-    render.show(msgspec.to_builtins(read_record(folder)), output, handoff_screens.record)
+    render.show(json.loads(encode(read_record(folder))), output, handoff_screens.record)
