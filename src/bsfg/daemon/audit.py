@@ -39,6 +39,8 @@ FILES_OF_THE_BOUND: Final = 16
 QUEUE_MAX: Final = 1_000
 VALUE_CHARACTERS_MAX: Final = 16 * 1024
 """Of one detail as JSON."""
+READ: Final = "read"
+"""The action of a record of what a peer was allowed to read."""
 CUT_CHARACTERS: Final = 1_000
 """What stays of a longer one."""
 _CLOSE_SECONDS: Final = 5.0

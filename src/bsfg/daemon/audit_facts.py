@@ -1,8 +1,8 @@
 """Audit records as facts of ``audit_stream``, read from the log's own files (contract, section 3).
 
 How far the stream has them is kept beside the log, and each fact's message id is its record's link: after a crash some
-are appended again, which changes nothing. Decisions about the audit stream itself stay in the files, so that reading
-the audit makes no audit.
+are appended again, which changes nothing. Two kinds of record stay in the files, so that idle zones make no audit
+facts: decisions about the audit stream itself, and further connections on which a peer reads what it read already.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
+from bsfg.daemon.audit import READ
 from bsfg.daemon.audit_files import LINE_BYTES_MAX, AuditFile, all_files, link_of
 from bsfg.errors import BsfgError
 from bsfg.model.names import StreamName
@@ -79,7 +80,7 @@ class AuditFacts:
         if position.stream != stream:
             position = await asyncio.to_thread(self._end, stream)
         records, after = await asyncio.to_thread(self._read, position)
-        if facts := [_fact(line) for line in records if not _is_about(line, stream)]:
+        if facts := [_fact(line) for line in records if _becomes_fact(line, stream)]:
             await self.append(stream, facts)
         if after != position or self._position is None:
             await asyncio.to_thread(self._save, after)
@@ -125,12 +126,15 @@ def _whole_lines(file: AuditFile, offset: int) -> list[bytes]:
     return piece[: piece.rfind(b"\n") + 1].split(b"\n")[:-1]
 
 
-def _is_about(line: bytes, stream: StreamName) -> bool:
+def _becomes_fact(line: bytes, stream: StreamName) -> bool:
+    """Whether a record is told: none about the stream itself, and of what a peer may read only the first connection."""
     try:
         record = json.loads(line)
     except ValueError:
-        return True  # A torn line: the record behind it tells of it.
-    return not isinstance(record, dict) or record.get("stream") == stream
+        return False  # A torn line: the record behind it tells of it.
+    if not isinstance(record, dict) or record.get("stream") == stream:
+        return False
+    return not (record.get("action") == READ and record.get("connection") != 1)
 
 
 def _fact(line: bytes) -> dict[str, Any]:

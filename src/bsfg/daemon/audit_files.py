@@ -96,10 +96,11 @@ def last_record(folder: Path, action: str, outcome: str) -> dict[str, Any] | Non
         with file.path.open("rb") as stream:
             size = stream.seek(0, 2)
             stream.seek(max(0, size - _LOOK_BACK_BYTES))
-            records = [record for line in stream.read().splitlines() if (record := _record(line))]
-        for found in reversed(records):
-            if found["action"] == action and found.get("outcome") == outcome:
-                return found
+            lines = stream.read().splitlines()
+        for line in reversed(lines):
+            record = _record(line)
+            if record and (record["action"], record.get("outcome")) == (action, outcome):
+                return record
     return None
 
 
@@ -205,9 +206,9 @@ def _link(place: str, record: dict[str, Any], chain: _Chain) -> Iterator[str]:
 
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        record: Any = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or not isinstance(record.get("previous"), str):
+    if not isinstance(record, dict):
         return None
-    return record if isinstance(record.get("action"), str) else None
+    return record if all(isinstance(record.get(name), str) for name in ("previous", "action")) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from structlog.typing import FilteringBoundLogger
 
-from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.audit import READ, AuditLog
 from bsfg.daemon.journal import place_of
 from bsfg.daemon.refusals import RefusalKey, Refusals
 from bsfg.daemon.telemetry import Telemetry
@@ -38,6 +39,7 @@ class ListenerObserver:
     """Of the allow-list that is in force, for audit records of what is allowed."""
     monotonic: Callable[[], float] = time.monotonic
     _refusals: Refusals = field(default_factory=Refusals)
+    _connections: Counter[tuple[ZoneId, ReadStream | ReadArtifact, str]] = field(default_factory=Counter)
     _allowed: WeakKeyDictionary[object, set[tuple[Any, str]]] = field(default_factory=WeakKeyDictionary)
 
     async def run(self) -> None:
@@ -76,7 +78,14 @@ class ListenerObserver:
         known.intersection_update({entry for entry in known if entry[1] == version})
         known.add((wish, version))
         details = {"peer": peer, **_named(wish), "rule": rule, "policy": version, "request_id": request_id}
-        self.audit.note("read", "allowed", **details)
+        self.audit.note(READ, "allowed", **details, connection=self._connection_number(peer, wish, version))
+
+    def _connection_number(self, peer: ZoneId, wish: ReadStream | ReadArtifact, version: str) -> int:
+        """Which connection this is, from 1, on which this peer reads this under this allow-list."""
+        for entry in [entry for entry in self._connections if entry[2] != version]:
+            del self._connections[entry]
+        self._connections[peer, wish, version] += 1
+        return self._connections[peer, wish, version]
 
     def contact(self, peer: ZoneId) -> None:
         """Nothing to note for a request that is allowed."""

@@ -94,7 +94,8 @@ async def test_what_was_there_before_the_stream_was_configured_stays_in_the_log(
 async def test_decisions_about_the_audit_stream_make_no_fact(stage: Stage) -> None:
     stage.log.note("read", "allowed", peer="plant-a", stream="facts.audit", number=1)
     stage.log.note("request_denied", "denied", peer="plant-b", stream="facts.audit", number=2)
-    stage.log.note("read", "allowed", peer="plant-a", stream="facts.orders", number=3)
+    stage.log.note("read", "allowed", peer="plant-a", stream="facts.orders", connection=1, number=3)
+    stage.log.note("read", "allowed", peer="plant-a", stream="facts.orders", connection=2, number=4)
     stage.log.settle()
     await stage.follow()
     assert stage.numbers() == [3]

@@ -117,15 +117,17 @@ def test_an_allowed_read_is_recorded_once_a_connection_stream_and_policy(stage: 
     [record] = stage.records()
     assert (record["action"], record["outcome"], record["peer"]) == ("read", "allowed", "enterprise")
     assert (record["stream"], record["rule"], record["policy"]) == ("facts.orders", RULE, "p1")
-    assert record["request_id"] == "r0"
+    assert (record["request_id"], record["connection"]) == ("r0", 1)
     stage.read(second)
     stage.read(first, ReadStream(parse_stream("facts.shipments")))
     stage.read(first, ReadArtifact("documents"))
-    assert len(stage.records()) == 4
+    assert [record["connection"] for record in stage.records()] == [1, 2, 1, 1]
     stage.policy = "p2"
     stage.read(first)
     stage.read(first)
     assert len(stage.records()) == 5
+    assert stage.records()[-1]["connection"] == 1
+    assert len(stage.observer._connections) == 1
 
 
 def test_connections_that_are_gone_are_forgotten(stage: Stage) -> None:
