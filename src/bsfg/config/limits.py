@@ -35,6 +35,7 @@ class Limits:
     log_field_bytes: int = _limit(4 * _KIBIBYTE, 256, 64 * _KIBIBYTE, "one field of a log line")
     quarantine_bytes: int = _limit(_GIBIBYTE, _MEBIBYTE, 1024 * _GIBIBYTE, "data/quarantine as a whole")
     audit_bytes: int = _limit(256 * _MEBIBYTE, _MEBIBYTE, 64 * _GIBIBYTE, "the audit log's files together")
+    worker_processes: int = _limit(0, 0, 64, "processes that links are spread over; 0: the gateway's own runs them")
 
 
 @dataclass(frozen=True, slots=True)
