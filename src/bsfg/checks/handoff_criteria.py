@@ -99,7 +99,7 @@ CRITERIA: Final = (
         "Duplicate replay harmless",
         "Idempotent append confirmed (re-fetch same cursor, no duplicates)",
         ("replay.duplicates",),
-        ("replay.stale-append",),
+        ("replay.stale-append", "replay.unchanged"),
     ),
     CriterionRule(
         "Partition recovery works",
