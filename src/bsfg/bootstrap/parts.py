@@ -7,7 +7,7 @@ from typing import Any
 
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.trust import build_trust
-from bsfg.bootstrap.zone import Zone, epoch_began, stream_names, tell_differences
+from bsfg.bootstrap.zone import Zone, epoch_began, max_ages, stream_names, tell_differences
 from bsfg.config.values import (
     LinkConfig,
     PeerConfig,
@@ -114,7 +114,12 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
         peers=peers,
         links=links,
         partitions=Partitions(store.partitions, clock, lambda *words: gateway.partition_changed(*words)),
-        exports=Exports(store.exported, store.confirmations, clock),
+        exports=Exports(
+            store.exported,
+            store.confirmations,
+            clock,
+            lambda stream: max_ages(gateway.configuration).get(stream),
+        ),
         keeper=StoreKeeper(store.control, provision, links.wake_all, journal),
         healer=healer,
         generations=_generations(zone, store, links, lambda log: HealedInboundLog(log, healer)),

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from structlog.typing import FilteringBoundLogger
+
 from bsfg.bootstrap.listeners import open_appends, open_listener, open_local
 from bsfg.bootstrap.parts import assemble
 from bsfg.bootstrap.store import open_store
@@ -23,6 +25,7 @@ from bsfg.config.watch import ChangeWatch
 from bsfg.daemon import failpoints
 from bsfg.daemon.audit import AuditLog
 from bsfg.daemon.journal import open_journal
+from bsfg.daemon.log_sinks import QueuedSinks
 from bsfg.daemon.operations import Operations
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
@@ -85,17 +88,40 @@ async def _beat_until(stop: asyncio.Event) -> None:
             continue
 
 
+def _open_log(
+    configuration: Configuration, telemetry: Telemetry, stack: AsyncExitStack
+) -> FilteringBoundLogger:
+    """The journal on sinks that never hold the gateway up; what is lost is counted, and said when they take lines."""
+    log = configuration.zone.log
+    journal: FilteringBoundLogger
+
+    def recovered(lines: int) -> None:
+        journal.warning(
+            "log_lines_lost",
+            message=f"{lines} log lines were lost: the log was not taken in time",
+            lines=lines,
+        )
+
+    sinks = QueuedSinks(log.file, telemetry.log_lines_dropped.labels("sink").inc, recovered)
+    stack.callback(sinks.flush)
+    journal = open_journal(
+        log, configuration.zone.zone, sinks, telemetry.log_lines_dropped.labels("allowance").inc
+    )
+    return journal
+
+
 @asynccontextmanager
 async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         stack.callback(os.close, claim(configuration.paths))
         trust = build_trust(configuration, None)
-        journal = open_journal(configuration.zone.log, configuration.zone.zone)
+        telemetry = Telemetry()
+        journal = _open_log(configuration, telemetry, stack)
         audit = AuditLog(configuration.paths.data / "audit.jsonl", clock)
         stack.callback(audit.close)
         access = Access(trust, {})
-        zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock))
+        zone = Zone(configuration, clock, journal, audit, telemetry, access, Attention(clock))
         store = await open_store(zone, stack)
         gateway = assemble(zone, store, trust)
         local = LocalStore(

@@ -43,6 +43,11 @@ def stream_names(configuration: Configuration) -> list[StreamName]:
     return [stream.name for stream in configuration.zone.streams]
 
 
+def max_ages(configuration: Configuration) -> dict[StreamName, float | None]:
+    """After which age each local stream removes a fact, in seconds; None where it never does."""
+    return {stream.name: stream.max_age_seconds for stream in configuration.zone.streams}
+
+
 def tell_differences(zone: Zone, report: Any) -> None:
     for difference in report.differences:
         zone.journal.warning(

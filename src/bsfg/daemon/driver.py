@@ -41,6 +41,7 @@ from bsfg.core.link import advance
 from bsfg.core.link_state import Link, StepFailure, state_of
 from bsfg.daemon import failpoints
 from bsfg.daemon.scheduling import ADMISSION_SECONDS_MAX, LinkTraffic, PeerTraffic, Turn
+from bsfg.daemon.watchdog import Watchdog
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import LinkName, LinkState
 from bsfg.ports import Clock, InboundLog, PeerClient
@@ -51,7 +52,6 @@ STEP_SECONDS_MAX: Final = 120.0
 CONFIRM_RETRY_SECONDS: Final = 1.0
 CONFIRM_PERIOD_SECONDS: Final = 0.2
 """A confirm costs the sender a durable write; it serves views and later agreement, so it may be a little late."""
-STALL_SECONDS: Final = 60.0
 
 
 class LinkObserver(Protocol):
@@ -88,7 +88,6 @@ class LinkDriver:
     observer: LinkObserver
     chance: Callable[[], float] = random.random
     heard_at: float | None = None
-    moved_at: float = 0.0
     traffic: LinkTraffic | None = None
     """The link's turns among its peer's; by default it is alone."""
     _events: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue(EVENTS_MAX))
@@ -100,6 +99,8 @@ class LinkDriver:
 
     def __post_init__(self) -> None:
         self._traffic = self.traffic or LinkTraffic(self.name, PeerTraffic(), self.clock)
+        now = self.clock.monotonic()
+        self._watchdog = Watchdog(now, now)
 
     @property
     def name(self) -> LinkName:
@@ -107,12 +108,8 @@ class LinkDriver:
 
     @property
     def state(self) -> LinkState:
-        """The link's state; ``stalled`` when nothing at all has come of its step for a minute (I26)."""
-        state = state_of(self.link)
-        is_waiting_by_design = state in (LinkState.HALTED, LinkState.PARTITIONED) or not self.link.tickets
-        if not is_waiting_by_design and self.clock.monotonic() - self.moved_at > STALL_SECONDS:
-            return LinkState.STALLED
-        return state
+        """The link's state; ``stalled`` when it has got nowhere for a minute (I26)."""
+        return self._watchdog.state(self.link, self.clock.monotonic())
 
     def tell(self, event: Event) -> None:
         """Give the link an outside word; dropped when the link is so far behind that it will look anyway."""
@@ -135,8 +132,7 @@ class LinkDriver:
     def _take(self, event: Event) -> None:
         before, link_before = state_of(self.link), self.link
         self.link, commands = advance(self.link, event)
-        if self.link is not link_before:
-            self.moved_at = self.clock.monotonic()
+        self._watchdog.note(link_before, self.link, self.clock.monotonic())
         self._take_back(link_before.tickets - self.link.tickets)
         if isinstance(event, PageFetched):
             failpoints.passed("page.taken")

@@ -195,6 +195,11 @@ class Gateway:
     def certificate_seconds_left(self) -> float:
         return (self.trust.own_view.not_after - self.parts.clock.now()) / NANOSECONDS
 
+    def disk_fill_ratio(self) -> float | None:
+        """The used share of the disk of ``data/``; None until it was looked at."""
+        space = self.parts.healer.space
+        return None if space is None or not space.total_bytes else 1 - space.free_bytes / space.total_bytes
+
     def readings(self) -> GaugeReadings:
         """What a scrape shows, at this moment."""
         revocation = self.trust.revocation
@@ -214,6 +219,8 @@ class Gateway:
             crl_seconds_left=None if crl_end is None else (crl_end - self.parts.clock.now()) / NANOSECONDS,
             fill_ratios=fills,
             config_reload_succeeded=self.reload_error is None,
+            partitioned=self.parts.partitions.in_force.keys(),
+            disk_fill_ratio=self.disk_fill_ratio(),
         )
 
     def exported(self) -> list[tuple[ZoneId, StreamName]]:
