@@ -81,19 +81,30 @@ class Exports:
     clock: Clock
     max_age_seconds: Callable[[StreamName], float | None] = _forever
     rows: list[ExportRow] = field(default_factory=list)
+    wanted: tuple[tuple[ZoneId, StreamName], ...] = ()
+    """What was asked for last, whether or not the store answered."""
+    _read_at: float | None = None
     _stored: dict[tuple[ZoneId, StreamName], tuple[str, int, int]] = field(default_factory=dict)
     """The oldest unconfirmed fact as last looked up: epoch, sequence, time in nanoseconds since 1970."""
 
     async def refresh(self, exported: Iterable[tuple[ZoneId, StreamName]]) -> None:
         rows, described = [], dict[StreamName, LogDescription]()
+        self.wanted = tuple(exported)
         try:
-            for peer, stream in exported:
+            for peer, stream in self.wanted:
                 if stream not in described:
                     described[stream] = await self.log.describe(stream)
                 rows.append(await self._row(peer, described[stream]))
         except BsfgError:
             rows = []
+        else:
+            self._read_at = self.clock.monotonic()
         self.rows = rows
+
+    @property
+    def age_seconds(self) -> float | None:
+        """How old the rows are, or would be; None while they were never read."""
+        return None if self._read_at is None else self.clock.monotonic() - self._read_at
 
     async def _row(self, peer: ZoneId, log: LogDescription) -> ExportRow:
         row = ExportRow(peer, log.stream, log, await self.confirmations.load(peer, log.stream))

@@ -219,6 +219,8 @@ class Gateway:
             crl_seconds_left=None if crl_end is None else (crl_end - self.parts.clock.now()) / NANOSECONDS,
             fill_ratios=fills,
             config_reload_succeeded=self.reload_error is None,
+            exported=self.parts.exports.wanted,
+            exports_age_seconds=self.parts.exports.age_seconds,
             partitioned=self.parts.partitions.in_force.keys(),
             disk_fill_ratio=self.disk_fill_ratio(),
         )

@@ -33,8 +33,12 @@ class GaugeReadings:
     crl_seconds_left: float | None
     fill_ratios: Mapping[StreamName, float]
     config_reload_succeeded: bool
+    exported: Collection[tuple[ZoneId, StreamName]] = ()
+    exports_age_seconds: float | None = None
     partitioned: Collection[ZoneId] = ()
     disk_fill_ratio: float | None = None
+    artifacts: Mapping[str, int] | None = None
+    """Artifacts by state; None where nobody counts them."""
 
 
 def families(readings: GaugeReadings) -> Iterable[Metric]:
@@ -88,6 +92,10 @@ def _export_families(readings: GaugeReadings) -> Iterable[Metric]:
         if row.headroom_seconds is not None:
             headroom.add_metric(labels, row.headroom_seconds)
     yield from (frontier, backlog, oldest, headroom)
+    age, seconds = gauge("bsfg_backlog_observed_age_seconds"), readings.exports_age_seconds
+    for peer, stream in readings.exported:
+        age.add_metric([peer, stream], readings.uptime_seconds if seconds is None else seconds)
+    yield age
 
 
 def _zone_families(readings: GaugeReadings) -> Iterable[Metric]:
@@ -99,6 +107,10 @@ def _zone_families(readings: GaugeReadings) -> Iterable[Metric]:
     for stream, ratio in readings.fill_ratios.items():
         fill.add_metric([stream], ratio)
     yield fill
+    artifacts = gauge("bsfg_artifacts")
+    for state, count in (readings.artifacts or {}).items():
+        artifacts.add_metric([state], count)
+    yield artifacts
 
 
 def _single(name: str, value: float | None) -> Metric:

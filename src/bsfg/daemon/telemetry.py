@@ -29,10 +29,12 @@ GAUGES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "bsfg_frontier_offset": ("Last sequence that the peer has confirmed.", LINK),
     "bsfg_backlog_facts": ("Facts that the peer has not confirmed.", LINK),
     "bsfg_backlog_oldest_seconds": ("Seconds since the oldest fact that the peer has not confirmed.", LINK),
+    "bsfg_backlog_observed_age_seconds": ("Seconds since the backlog was last read off the store.", LINK),
     "bsfg_retention_headroom_seconds": (
         "Seconds until max_age removes a fact that the peer has not confirmed; absent while none waits.",
         LINK,
     ),
+    "bsfg_artifacts": ("Artifacts of peers that this zone holds or waits for, by state.", ("state",)),
     "bsfg_certificate_expiry_seconds": ("Seconds until our certificate ends.", ()),
     "bsfg_crl_expiry_seconds": ("Seconds until the first revocation list ends.", ()),
     "bsfg_store_buffer_fill_ratio": ("Bytes of a local stream over its max_bytes, 0 to 1.", ("stream",)),
