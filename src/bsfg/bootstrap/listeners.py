@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from bsfg import __version__
+from bsfg.bootstrap.page import open_page, page_address
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.zone import Zone, stream_names
 from bsfg.config.permissions import check_private
@@ -49,13 +50,18 @@ def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitSta
 
 async def open_local(zone: Zone, gateway: Gateway, operations: Operations, stack: AsyncExitStack) -> None:
     config = zone.configuration.zone
-    unix = await serve_unix(build_local_application(operations), zone.configuration.paths.run)
+    page = open_page(zone, gateway, operations)
+    login = page.login_route(lambda: page_address(config.local))
+    unix = await serve_unix(
+        build_local_application(operations, further=[login]), zone.configuration.paths.run
+    )
     stack.push_async_callback(unix.close)
     application = build_tcp_application(
         operations,
         metrics=zone.telemetry.exposition,
         is_ready=lambda: gateway.parts.keeper.is_ready,
         token=_token(config.local_token_file),
+        page=page.routes(),
     )
     tcp = await serve_tcp(application, config.local.host, config.local.port)
     stack.push_async_callback(tcp.close)

@@ -31,6 +31,7 @@ from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.system import SystemClock, notify_systemd, watchdog_seconds
 from bsfg.daemon.telemetry import Telemetry
+from bsfg.daemon.timeline import Timeline
 from bsfg.errors import EXIT_DONE, BsfgError, Code
 from bsfg.substrates.consumers import LocalAccess
 from bsfg.transport.access import Access
@@ -89,7 +90,7 @@ async def _beat_until(stop: asyncio.Event) -> None:
 
 
 def _open_log(
-    configuration: Configuration, telemetry: Telemetry, stack: AsyncExitStack
+    configuration: Configuration, telemetry: Telemetry, timeline: Timeline, stack: AsyncExitStack
 ) -> FilteringBoundLogger:
     """The journal on sinks that never hold the gateway up; what is lost is counted, and said when they take lines."""
     log = configuration.zone.log
@@ -104,9 +105,8 @@ def _open_log(
 
     sinks = QueuedSinks(log.file, telemetry.log_lines_dropped.labels("sink").inc, recovered)
     stack.callback(sinks.flush)
-    journal = open_journal(
-        log, configuration.zone.zone, sinks, telemetry.log_lines_dropped.labels("allowance").inc
-    )
+    lost = telemetry.log_lines_dropped.labels("allowance").inc
+    journal = open_journal(log, configuration.zone.zone, sinks, lost, [timeline])
     return journal
 
 
@@ -117,11 +117,12 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         stack.callback(os.close, claim(configuration.paths))
         trust = build_trust(configuration, None)
         telemetry = Telemetry()
-        journal = _open_log(configuration, telemetry, stack)
+        timeline = Timeline()
+        journal = _open_log(configuration, telemetry, timeline, stack)
         audit = AuditLog(configuration.paths.data / "audit.jsonl", clock)
         stack.callback(audit.close)
         access = Access(trust, {})
-        zone = Zone(configuration, clock, journal, audit, telemetry, access, Attention(clock))
+        zone = Zone(configuration, clock, journal, audit, telemetry, access, Attention(clock), timeline)
         store = await open_store(zone, stack)
         gateway = assemble(zone, store, trust)
         local = LocalStore(

@@ -13,6 +13,7 @@ from bsfg.config.values import (
 )
 from bsfg.daemon.audit import AuditLog
 from bsfg.daemon.telemetry import Telemetry
+from bsfg.daemon.timeline import Timeline
 from bsfg.errors import BsfgError, Code
 from bsfg.model.names import StreamName
 from bsfg.ports import Clock
@@ -32,6 +33,7 @@ class Zone:
     telemetry: Telemetry
     access: Access
     attention: Attention
+    timeline: Timeline
 
 
 def epoch_began(zone: Zone, stream: StreamName, old: str | None, new: str, why: str) -> None:

@@ -349,3 +349,8 @@ def notified(answer: Row) -> Iterable[str]:
 def reconciled(answer: Row) -> Iterable[str]:
     was = answer.get("was_partitioned")
     yield f"{printable(answer.get('peer'))} " + ("is back; its links catch up" if was else "was not partitioned")
+
+
+def page_address(answer: Row) -> Iterable[str]:
+    yield printable(answer.get("url"))
+    yield f"good once, for {seconds(answer.get('seconds'))}"

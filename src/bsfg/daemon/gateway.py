@@ -20,13 +20,14 @@ from bsfg.daemon.exports import REFRESH_SECONDS, Exports
 from bsfg.daemon.gauges import GaugeReadings, families
 from bsfg.daemon.generations import Generations
 from bsfg.daemon.healing import Healer
+from bsfg.daemon.history import History
 from bsfg.daemon.keep import InboundKeeper
 from bsfg.daemon.links import LinkSupervisor
 from bsfg.daemon.partitions import Partition, Partitions
 from bsfg.daemon.peer_table import PeerTable
 from bsfg.daemon.store_keeper import StoreKeeper
 from bsfg.daemon.telemetry import Telemetry
-from bsfg.daemon.views import cursor_row
+from bsfg.daemon.views import cursor_row, lag_facts
 from bsfg.errors import BsfgError, Code
 from bsfg.model.moment import NANOSECONDS
 from bsfg.model.names import StreamName, ZoneId
@@ -75,6 +76,15 @@ class Gateway:
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _began: float = 0.0
 
+    def __post_init__(self) -> None:
+        links, exports = self.parts.links, self.parts.exports
+        self.history = History(
+            self.parts.clock,
+            lambda: links.drivers,
+            lambda: exports.rows,
+            lambda driver: lag_facts(driver, self.parts.peers.monitor(driver.name.peer)),
+        )
+
     async def start(self) -> None:
         """Bring the parts up: the store first, then who is cut off, then links and peers."""
         parts = self.parts
@@ -92,6 +102,7 @@ class Gateway:
         self._spawn(parts.healer.run(), "healer")
         self._spawn(parts.generations.run(), "generations")
         self._spawn(parts.keep.run(), "keep")
+        self._spawn(self.history.run(), "history")
         parts.telemetry.watch(lambda: families(self.readings()))
 
     def announce(self) -> None:
@@ -191,6 +202,19 @@ class Gateway:
         row = cursor_row(driver, self.parts.links, self.parts.peers.monitor(driver.name.peer))
         building = self.parts.generations.building(driver.name)
         return row if building is None else row | {"rewinding": building}
+
+    def link_rows(self) -> list[dict[str, Any]]:
+        """Every link with what people want to know beside it: rate, time of arrival, bytes behind; unknown is null."""
+        return [self._link_row(driver) for driver in self.parts.links.drivers]
+
+    def _link_row(self, driver: LinkDriver) -> dict[str, Any]:
+        row, word, rate = self.cursor_row(driver), driver.link.word, self.history.rate(driver.name)
+        is_known = row["lag_facts"] is not None and word is not None
+        return row | {
+            "lag_bytes": word.pending_bytes if is_known and word else None,
+            "rate_facts_per_second": None if rate is None else round(rate, 1),
+            "eta_seconds": self.history.arrival(driver.name, row["lag_facts"]),
+        }
 
     def certificate_seconds_left(self) -> float:
         return (self.trust.own_view.not_after - self.parts.clock.now()) / NANOSECONDS

@@ -10,13 +10,13 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from structlog.typing import EventDict, FilteringBoundLogger
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from bsfg.config.values import LogConfig, LogFormat
 from bsfg.daemon.log_allowance import LineAllowance
@@ -48,18 +48,22 @@ class _Output:
 
 
 def open_journal(
-    log: LogConfig, zone: str, sinks: Sinks | None = None, lost: Callable[[], None] = lambda: None
+    log: LogConfig,
+    zone: str,
+    sinks: Sinks | None = None,
+    lost: Callable[[], None] = lambda: None,
+    taps: Sequence[Processor] = (),
 ) -> FilteringBoundLogger:
     """The zone's logger; call its ``info``, ``warning`` and ``error`` with an event of ``telemetry.LOG_EVENTS``.
 
     Lines go to ``sinks``, by default straight to stderr and the file; ``lost`` is called for each line that is beyond
-    the allowance of its event, peer and stream.
+    the allowance of its event, peer and stream. ``taps`` see each event before it becomes a line.
     """
     render = _as_json if log.format is LogFormat.JSON else _as_text
     journal: FilteringBoundLogger = structlog.wrap_logger(
         _Output(sinks or _PlainSinks(log.file)),
         wrapper_class=structlog.make_filtering_bound_logger("info"),
-        processors=[LineAllowance(lost), structlog.processors.add_log_level, _stamp, render],
+        processors=[LineAllowance(lost), structlog.processors.add_log_level, _stamp, *taps, render],
         context_class=dict,
         zone=zone,
     )

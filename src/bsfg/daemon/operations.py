@@ -13,6 +13,7 @@ from bsfg import __version__
 from bsfg.config.describe import describe
 from bsfg.core.conversation import Woken
 from bsfg.core.link_state import Phase
+from bsfg.daemon.caller import caller
 from bsfg.daemon.decisions import Decisions
 from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.gateway import Gateway
@@ -64,7 +65,8 @@ class Operations(StreamOperations):
             "substrate": gateway.parts.substrate_state(),
             "certificate_days_left": int(gateway.certificate_seconds_left() // 86_400),
             "peers": (await self.peers())["peers"],
-            "links": gateway.cursor_rows(),
+            "disk_fill_ratio": gateway.disk_fill_ratio(),
+            "links": gateway.link_rows(),
             "exports": [row.as_json() for row in gateway.parts.exports.rows],
             "partitions": [partition.as_json() for partition in gateway.parts.partitions.in_force.values()],
         }
@@ -247,7 +249,7 @@ class Operations(StreamOperations):
         zone = self._known_peer(peer)
         partition = await self.gateway.parts.partitions.end(zone, "operator")
         self.gateway.parts.audit.record(
-            "admin.reconcile", "allowed", peer=zone, was_partitioned=partition is not None
+            "admin.reconcile", "allowed", peer=zone, by=caller(), was_partitioned=partition is not None
         )
         return {"peer": zone, "was_partitioned": partition is not None}
 
