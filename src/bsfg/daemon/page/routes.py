@@ -140,7 +140,7 @@ class Page:
 
     async def _events(self, request: web.Request, session: Session) -> web.StreamResponse:
         cookie = request.cookies.get(self._cookie)
-        events = self._live.events(lambda: self._sessions.find(cookie) is session)
+        events = self._live.events(lambda: self._sessions.find(cookie) is session and _is_open(request))
         first = await anext(events)
         response = web.StreamResponse(headers=_HEADERS | {"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
@@ -241,6 +241,11 @@ def _is_foreign(request: web.Request) -> bool:
         return True
     origin = request.headers.get(hdrs.ORIGIN)
     return origin is not None and urlsplit(origin).netloc != request.headers.get(hdrs.HOST, "")
+
+
+def _is_open(request: web.Request) -> bool:
+    """Whether somebody still reads: a closed page is not noticed by a stream that has nothing to say."""
+    return request.transport is not None and not request.transport.is_closing()
 
 
 def _seconds(text: str) -> float | None:

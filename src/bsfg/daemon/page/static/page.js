@@ -46,7 +46,7 @@
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
     const clock = (seconds) => new Date(seconds * 1000).toISOString().slice(11, 19);
     return new uPlot({
-      width: box.clientWidth, height: 108, cursor: { show: false }, legend: { show: false }, padding: [8, 6, 0, 0],
+      width: box.clientWidth, height: 108, cursor: { show: false }, legend: { show: false }, padding: [8, 28, 0, 0],
       scales: { y: { range: (self, low, high) => [0, Math.max(1, (high || 0) * 1.15)] } },
       axes: [
         { ...axis, space: 90, size: 26, values: (self, ticks) => ticks.map(clock) },
