@@ -26,6 +26,8 @@ NOUNS: Final = {
     "fetch": Noun("bsfg.cli.fetch", "One round of a link now."),
     "cursor": Noun("bsfg.cli.cursor", "How far each link is."),
     "admin": Noun("bsfg.cli.admin", "Partition a peer for a time; reconcile it."),
+    "top": Noun("bsfg.cli.top", "Links and exports, live."),
+    "bundle": Noun("bsfg.cli.bundle", "An archive for support, without secrets."),
     "page": Noun("bsfg.cli.page", "The address of the operator page, for one login."),
     "lab": Noun("bsfg.cli.lab", "Two zones on this machine, up and down."),
     "demo": Noun("bsfg.cli.demo", "A lab, facts, drills: the main job in one command."),

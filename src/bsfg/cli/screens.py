@@ -37,6 +37,7 @@ def status(answer: Row) -> Iterable[str]:
             ("version", f"{printable(answer.get('version'))}, up since {moment(answer.get('started_at'))}"),
             ("store", _substrate(answer)),
             ("certificate", f"{number(answer.get('certificate_days_left'))} days left"),
+            ("disk", _share(answer.get("disk_fill_ratio"))),
         ],
         indent=2,
     )
@@ -46,6 +47,10 @@ def status(answer: Row) -> Iterable[str]:
         yield ""
         yield title
         yield from lines_of(rows_of(answer, name)) or [f"  {NONE}"]
+
+
+def _share(value: Any) -> str:
+    return f"{value:.0%} used" if isinstance(value, float) else printable(value)
 
 
 def _substrate(answer: Row) -> str:
@@ -354,3 +359,10 @@ def reconciled(answer: Row) -> Iterable[str]:
 def page_address(answer: Row) -> Iterable[str]:
     yield printable(answer.get("url"))
     yield f"good once, for {seconds(answer.get('seconds'))}"
+
+
+def bundled(answer: Row) -> Iterable[str]:
+    yield f"{printable(answer.get('path'))}, {size(answer.get('size'))}: {joined(answer.get('files'))}"
+    missing = answer.get("missing")
+    for name, cause in missing.items() if isinstance(missing, Mapping) else ():
+        yield from render.paragraph(f"without {printable(name)}: {printable(cause)}", first="  ", indent=4)
