@@ -135,7 +135,7 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         )
         watch = ChangeWatch(configuration.home, configuration.trust_files())
         reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
-        operations = Operations(gateway, local, reloader)
+        operations = Operations(gateway, local, reloader, timeline)
         await open_local(zone, gateway, operations, stack)
         await gateway.start()
         stack.push_async_callback(gateway.stop)

@@ -43,6 +43,8 @@ def status(answer: Row) -> Iterable[str]:
     )
     for problem in answer.get("problems") or []:
         yield from render.paragraph(printable(problem), first=f"  {mark('failed')} ", indent=4)
+    for warning in answer.get("warnings") or []:
+        yield from render.paragraph(printable(warning), first="  ! ", indent=4)
     for title, name, lines_of in _STATUS_PARTS:
         yield ""
         yield title

@@ -21,7 +21,9 @@ from bsfg.daemon.links import require
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_decisions import StreamDecisions
 from bsfg.daemon.stream_operations import LocalStore, StreamOperations
+from bsfg.daemon.timeline import Timeline
 from bsfg.daemon.views import time_or_none
+from bsfg.daemon.warnings import warnings_of
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import InitMode, LinkName, LinkState, parse_init_mode
 from bsfg.model.moment import format_time
@@ -43,9 +45,11 @@ _PEER_CHECKS: Final = (
 class Operations(StreamOperations):
     """Everything the local API serves."""
 
-    def __init__(self, gateway: Gateway, store: LocalStore, reloader: Reloader) -> None:
+    def __init__(
+        self, gateway: Gateway, store: LocalStore, reloader: Reloader, timeline: Timeline
+    ) -> None:
         super().__init__(gateway, store)
-        self._reloader = reloader
+        self._reloader, self._timeline = reloader, timeline
         self._decisions = Decisions(gateway, self._driver, gateway.cursor_row)
         self._stream_decisions = StreamDecisions(gateway, store)
 
@@ -59,6 +63,7 @@ class Operations(StreamOperations):
             "identity": zone.identity_rule.identity,
             "health": "degraded" if problems else "ok",
             "problems": problems,
+            "warnings": warnings_of(gateway, self._timeline),
             "version": __version__,
             "started_at": format_time(gateway.started_at),
             "durability": zone.durability.value,

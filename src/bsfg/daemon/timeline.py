@@ -39,6 +39,7 @@ KINDS: Final = {
     "gateway_started": "note",
 }
 DENIALS: Final = ("request_denied",)
+REFUSALS: Final = ("handshake_failed", "identity_refused", "request_denied")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,15 @@ class Timeline:
 
     _entries: deque[Entry] = field(default_factory=lambda: deque(maxlen=ENTRIES_MAX))
     _denials: dict[str, Entry] = field(default_factory=dict)
+    last_refusal: Entry | None = None
+    """The last handshake, certificate or request that was refused, whoever it came from."""
 
     def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         name = str(event.get("event"))
         if name in KINDS:
             self._entries.appendleft(_entry(event, KINDS[name]))
+        if name in REFUSALS:
+            self.last_refusal = _entry(event, "bad")
         if name in DENIALS and event.get("peer") is not None and len(self._denials) < PEERS_MAX:
             self._denials[str(event["peer"])] = _entry(event, "bad")
         return event

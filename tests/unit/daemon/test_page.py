@@ -86,6 +86,7 @@ class Gateway:
             "certificate_days_left": 29,
             "disk_fill_ratio": None,
             "problems": self.problems,
+            "warnings": [],
             "links": self.links,
             "peers": self.peers,
             "exports": self.exports,
