@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long it is watched (%(default)s)")
     parser.add_argument("--settle", type=float, default=15.0, help="seconds to rest before (%(default)s)")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="bsfg-idle-") as folder:
         return _measure(Path(folder), options)
 
@@ -47,7 +49,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
     home = _build(folder, options.peers, options.links)
     with Processes(folder) as processes:
         processes.start("peers", [sys.executable, str(PEERS), str(folder)])
-        processes.wait_until("the peers' start", lambda: "ready" in (folder / "peers.log").read_text())
+        processes.wait_until("the peers' start", lambda: _is_ready(folder / "peers.log"))
         began = time.monotonic()
         processes.start("gateway", program.command_line("serve", "--home", str(home.path)))
         _wait_level(home.path, options.peers * options.links, processes)
@@ -56,6 +58,10 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
         figures = _watch(processes.started["gateway"].pid, options.seconds)
         LocalClient(home.path).get(route("status"))
     return _tell(figures, options)
+
+
+def _is_ready(log: Path) -> bool:
+    return "ready" in log.read_text(encoding="utf-8").splitlines()
 
 
 def _watch(gateway: int, seconds: float) -> Mapping[str, float]:
@@ -117,19 +123,20 @@ def _build(folder: Path, peers: int, links: int) -> Home:
     _issue(authority, IDENTITY, "127.0.0.1", home.server_certificate, home.server_key)
     write_whole(home.anchors, authority.certificate.read_bytes(), 0o644)
     streams = [f"facts.s{number}" for number in range(links)]
-    plan = [_peer(folder, authority, number) for number in range(peers)]
+    port = free_port()
+    plan = [_peer(folder, authority, number, port) for number in range(peers)]
     content = {"zone": ZONE, "identity": IDENTITY, "anchors": str(authority.certificate)}
     (folder / "plan.json").write_text(json.dumps({**content, "streams": streams, "peers": plan}))
     _configure(home, plan, streams)
     return home
 
 
-def _peer(folder: Path, authority: AuthorityPaths, number: int) -> dict[str, Any]:
+def _peer(folder: Path, authority: AuthorityPaths, number: int, port: int) -> dict[str, Any]:
     zone = f"peer-{number}"
     host = f"127.50.{number // PEERS_PER_ADDRESS}.{number % PEERS_PER_ADDRESS + 1}"
     certificate, key = folder / f"{zone}.crt", folder / f"{zone}.key"
     _issue(authority, f"{zone}-bsfg", host, certificate, key)
-    place = {"host": host, "port": 9443, "certificate": str(certificate), "key": str(key)}
+    place = {"host": host, "port": port, "certificate": str(certificate), "key": str(key)}
     return {"zone": zone, "identity": f"{zone}-bsfg", **place}
 
 
