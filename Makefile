@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 BUDGET := 300
 
-.PHONY: help install demo setup-tests test simulate check bench bench-neighbours bench-idle faults lock clean
+.PHONY: help install demo setup-tests test simulate fuzz check bench bench-neighbours bench-idle faults lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make test     set up everything and run the tests'
 	@echo 'make install  the program at .venv/bin/bsfg'
 	@echo 'make simulate seeded faults on a virtual clock; SEEDS=100000, or SEED=123 for the full trace of one'
+	@echo 'make fuzz     bytes that nobody sends, into all that takes bytes from a peer or from NATS; SEED=1 BUDGET=300'
 	@echo 'make check    lint, strict types, import rule, systemd unit'
 	@echo 'make bench    BSFG beside native JetStream sources on the same facts; BENCH_OPTIONS="--only lazy_512"'
 	@echo 'make bench-neighbours  the same, after installing the neighbours that it can be compared with'
@@ -40,6 +41,9 @@ SEEDS ?= 100000
 
 simulate: $(VENV)/.development-installed
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+fuzz: $(VENV)/.fuzz-installed
+	$(BIN)/python -u -m tests.fuzz --budget $(BUDGET) $(if $(SEED),--seed $(SEED)) $(FUZZ_OPTIONS)
 
 setup-tests:
 	@tools/setup-tests
@@ -67,6 +71,7 @@ faults: $(VENV)/.development-installed setup-tests
 lock: $(VENV)/.development-installed
 	$(LOCK) --group build --output-file requirements-build.lock $(LOCK_OPTIONS)
 	$(LOCK) pyproject.toml --output-file requirements.lock $(LOCK_OPTIONS)
+	$(LOCK) --group fuzz --output-file requirements-fuzz.lock $(LOCK_OPTIONS)
 	$(LOCK) pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock $(LOCK_OPTIONS)
 
 clean:
@@ -88,4 +93,8 @@ $(VENV)/.runtime-installed: $(VENV)/.created requirements-build.lock requirement
 
 $(VENV)/.development-installed: $(VENV)/.runtime-installed requirements-dev.lock
 	@$(PIP) install --require-hashes --no-build-isolation --requirement requirements-dev.lock
+	@touch $@
+
+$(VENV)/.fuzz-installed: $(VENV)/.development-installed requirements-fuzz.lock
+	@$(PIP) install --require-hashes --requirement requirements-fuzz.lock
 	@touch $@

@@ -78,6 +78,10 @@ class BsfgError(Exception):
         self.hint = hint
         self.details = details
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes of one gateway an error travels whole, whatever its class."""
+        return _restored, (type(self), self.message, self.__dict__)
+
     @property
     def exit_status(self) -> int:
         return self.code.exit_status
@@ -88,6 +92,12 @@ class BsfgError(Exception):
         if self.hint:
             body["hint"] = self.hint
         return {"error": body | self.details}
+
+
+def _restored(kind: type[BsfgError], message: str, state: dict[str, Any]) -> BsfgError:
+    error = kind.__new__(kind, message)
+    error.__dict__.update(state)
+    return error
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -96,8 +96,11 @@ class InboundLog(Protocol):
         facts may be stored: ``locate`` again before anything else.
         """
 
-    async def save_record(self, link: LinkName, record: LinkRecord) -> None:
-        """The link record is durable on return."""
+    async def save_record(self, link: LinkName, record: LinkRecord, revision: int | None = None) -> int:
+        """The link record is durable on return, and its revision is returned.
+
+        Raises ``Fenced`` if the stored record has another revision than this one; None stands for any.
+        """
 
 
 class Quarantine(Protocol):

@@ -24,7 +24,8 @@ from tests.support.peer_zones import Pki, RealClock, Sender, policy, sending
 from bsfg.config.limits import Limits
 from bsfg.config.values import LinkConfig, LogConfig
 from bsfg.daemon.journal import open_journal
-from bsfg.daemon.links import LinkSupervisor
+from bsfg.daemon.link_reporter import LinkReporter
+from bsfg.daemon.links import LinkMeans, LinkSupervisor
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.model.cursor import LinkName, LinkState, parse_init_mode
 from bsfg.model.fact import Fact
@@ -128,16 +129,9 @@ async def crowd(pki: Pki, sender: Sender, bad: int) -> AsyncIterator[Crowd]:
         }
         for client in clients.values():
             stack.push_async_callback(client.close)
-        supervisor = LinkSupervisor(
-            inbound,
-            Shelf(),
-            clock,
-            open_journal(LogConfig(file=pki.folder / "log"), "plant-a"),
-            Telemetry(),
-            clients.__getitem__,
-            lambda zone: None,
-            lambda zone, error: None,
-        )
+        journal = open_journal(LogConfig(file=pki.folder / "log"), "plant-a")
+        reporter = LinkReporter(journal, Telemetry(), lambda zone: None, lambda zone, error: None)
+        supervisor = LinkSupervisor(LinkMeans(inbound, Shelf(), clock, clients.__getitem__), reporter)
         stack.push_async_callback(supervisor.stop)
         links = [LinkName(zone, STREAM) for zone in identities]
         configs = {name: LinkConfig(name, parse_init_mode("full_backfill")) for name in links}

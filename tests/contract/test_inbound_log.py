@@ -116,6 +116,34 @@ async def test_without_its_last_message_the_tip_is_the_one_before(store: Store) 
     assert (position.fence, position.messages, position.tip) == (fence, 3, cursor_at(fact(3)))
 
 
+async def test_a_whole_stream_has_nothing_removed(store: Store) -> None:
+    fence = await ready(store)
+    assert (await store.inbound.locate(LINK)).removed is None
+    await store.inbound.append(LINK, fence, EPOCH, facts(1, 4))
+    assert (await store.inbound.locate(LINK)).removed is None
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["at rest", "facts flow"])
+@pytest.mark.parametrize("below", [None, 3], ids=["all", "the first two"])
+async def test_what_somebody_purged_is_said_also_when_facts_came_behind_it(
+    store: Store, below: int | None, goes_on: bool
+) -> None:
+    fence = await store.inbound.append(LINK, await ready(store), EPOCH, facts(1, 4))
+    await store.purge(INBOUND, below)
+    if goes_on:
+        await store.inbound.append(LINK, fence, EPOCH, facts(5, 6))
+    removed = (await store.inbound.locate(LINK)).removed
+    assert removed is not None and INBOUND in removed
+
+
+@pytest.mark.parametrize("sequence", [1, 2, 4], ids=["first", "middle", "last"])
+async def test_what_somebody_deleted_is_said(store: Store, sequence: int) -> None:
+    await store.inbound.append(LINK, await ready(store), EPOCH, facts(1, 4))
+    await store.delete(INBOUND, sequence)
+    removed = (await store.inbound.locate(LINK)).removed
+    assert removed is not None and INBOUND in removed
+
+
 def origin(zone: str = str(PEER), stream: str = str(STREAM)) -> bytes:
     return f"Bsfg-Origin: {Origin(zone, stream, EPOCH, 9, TIME).header_value()}\r\n".encode()
 
@@ -188,6 +216,33 @@ async def test_a_deleted_record_is_none_and_nothing_is_reported(store: Store) ->
     position = await store.inbound.locate(LINK)
     assert (position.record, position.tip) == (None, cursor_at(fact(4)))
     assert store.problems == []
+
+
+async def test_a_record_is_saved_in_place_of_the_one_that_was_read_and_of_no_other(store: Store) -> None:
+    fence = await store.inbound.append(LINK, await ready(store), EPOCH, facts(1, 4))
+    first, second = record_at(fence, cursor_at(fact(4))), replace(record_at(fence, cursor_at(fact(4))), gaps=())
+    assert (await store.inbound.locate(LINK)).revision == 0
+    saved = await store.inbound.save_record(LINK, first, 0)
+    assert (await store.inbound.locate(LINK)).revision == saved > 0
+    with pytest.raises(Fenced):
+        await store.inbound.save_record(LINK, second, 0)
+    assert (await store.inbound.locate(LINK)).record == first
+    again = await store.inbound.save_record(LINK, second, saved)
+    assert again > saved and (await store.inbound.locate(LINK)).record == second
+    with pytest.raises(Fenced):
+        await store.inbound.save_record(LINK, first, saved)
+    await store.inbound.save_record(LINK, first)
+    assert (await store.inbound.locate(LINK)).record == first, "without a revision it takes the place of any"
+
+
+@pytest.mark.parametrize("spoilt", [None, b"\x00"], ids=["deleted", "spoilt"])
+async def test_a_record_that_is_lost_keeps_a_revision(store: Store, spoilt: bytes | None) -> None:
+    fence = await ready(store)
+    saved = await store.inbound.save_record(LINK, record_at(fence, Cursor(EPOCH, None, None, 0)))
+    await (store.delete_record(LINK) if spoilt is None else store.set_record(LINK, spoilt))
+    position = await store.inbound.locate(LINK)
+    assert position.record is None and position.revision > saved
+    await store.inbound.save_record(LINK, record_at(fence, Cursor(EPOCH, None, None, 0)), position.revision)
 
 
 async def test_a_stream_made_again_shows_in_the_fence_beside_the_old_record(store: Store) -> None:

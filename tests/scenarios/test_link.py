@@ -30,6 +30,7 @@ from bsfg.core.conversation import (
     StartChosen,
     Started,
     StepFailed,
+    StoreDoubted,
     Wait,
     Waited,
     Woken,
@@ -121,9 +122,9 @@ class Conversation:
         assert self.link.fetch is not None
         return self.tell(PageFetched(self.link.fetch, answer))
 
-    def saved(self) -> Command | None:
+    def saved(self, revision: int = 0) -> Command | None:
         assert self.link.step is not None
-        return self.tell(RecordSaved(self.link.step))
+        return self.tell(RecordSaved(self.link.step, revision))
 
     def appended(self, flight: int = 0) -> Command | None:
         stored = self.link.flights[flight]
@@ -299,7 +300,8 @@ def test_a_gap_is_durable_before_the_first_fact_behind_it_where_policy_says_so()
     talk = Conversation(replace(SETTINGS, records_gaps=True))
     talk.tell(Started())
     talk.located(at(6, 6))
-    save = talk.fetch_fails(gap(7, 9))
+    assert isinstance(talk.fetch_fails(gap(7, 9)), Locate), "first it reads where it is"
+    save = talk.located(at(6, 6))
     assert isinstance(save, SaveRecord)
     assert [(each.first, each.last, each.reason) for each in save.record.gaps] == [(7, 9, "retention")]
     fetch = talk.saved()
@@ -312,14 +314,14 @@ def test_a_gap_whose_record_was_not_saved_is_not_passed() -> None:
     talk = Conversation(replace(SETTINGS, records_gaps=True))
     talk.tell(Started())
     talk.located(at(6, 6))
-    assert isinstance(talk.fetch_fails(gap(7, 9)), SaveRecord)
+    talk.fetch_fails(gap(7, 9))
+    assert isinstance(talk.located(at(6, 6)), SaveRecord)
     assert isinstance(talk.step_fails(SubstrateUnavailable("away")), Wait)
     assert isinstance(talk.waited(), Locate)
     fetch = talk.located(at(6, 6))
     assert isinstance(fetch, Fetch) and fetch.request.accept_gap is None
-    assert isinstance(talk.fetch_fails(gap(7, 9)), SaveRecord), (
-        "the record comes first, however often it takes"
-    )
+    talk.fetch_fails(gap(7, 9))
+    assert isinstance(talk.located(at(6, 6)), SaveRecord), "the record comes first, however often it takes"
 
 
 def test_a_gap_that_does_not_begin_behind_the_cursor_is_not_believed() -> None:
@@ -539,6 +541,18 @@ def test_a_fence_that_was_just_read_is_proved_by_one_page_before_others_follow()
     assert talk.link.has_room
 
 
+def test_several_pages_are_asked_for_only_behind_a_proved_fence() -> None:
+    talk = Conversation(replace(SETTINGS, pages_max=4))
+    talk.tell(Started())
+    talk.located(at(6, 6))
+    talk.fetched(page(7, start=7, pending=50))
+    fetch = talk.appended()
+    assert isinstance(fetch, Fetch) and fetch.pages == 4
+    talk.tell(StoreDoubted())
+    fetch = talk.located(at(7, 7))
+    assert isinstance(fetch, Fetch) and fetch.pages == 1, "late bytes may still meet the fence that was just read"
+
+
 def test_the_pages_of_one_answer_are_taken_in_one_after_the_other() -> None:
     talk = level_at(6)
     ticket = talk.link.fetch
@@ -554,7 +568,8 @@ def test_an_operator_lets_a_gap_go_and_it_is_durable_before_the_facts_behind_it(
     talk = level_at(6)
     assert talk.tell(GapAccepted(5)) is None, "where there is no gap there is nothing to accept"
     talk.fetch_fails(gap(7, 9))
-    save = talk.tell(GapAccepted(5))
+    assert isinstance(talk.tell(GapAccepted(5)), Locate)
+    save = talk.located(at(6, 6))
     assert isinstance(save, SaveRecord) and [(each.first, each.last) for each in save.record.gaps] == [(7, 9)]
     fetch = talk.saved()
     assert isinstance(fetch, Fetch) and fetch.request.accept_gap == (7, 9)
@@ -566,7 +581,8 @@ def test_an_operator_accepts_another_epoch_from_a_start_and_the_old_facts_stay()
     chosen = Init("start_now", None, "the source was restored", "e2", 4, 9_000)
     assert talk.tell(StartChosen(chosen)) is None, "a link that is not halted is not moved"
     talk.fetch_fails(PeerRefused(Code.HISTORY_MISMATCH, "another epoch"))
-    save = talk.tell(StartChosen(chosen))
+    assert isinstance(talk.tell(StartChosen(chosen)), Locate)
+    save = talk.located(at(6, 6))
     assert isinstance(save, SaveRecord)
     assert save.record.cursor == Cursor("e2", None, None, 3) and save.record.local_sequence == 6
     fetch = talk.saved()
@@ -582,12 +598,14 @@ def test_an_operator_accepts_another_epoch_from_a_start_and_the_old_facts_stay()
 def test_a_gap_that_was_accepted_and_recorded_is_not_asked_about_again() -> None:
     talk = level_at(6)
     talk.fetch_fails(gap(7, 9))
-    save = talk.tell(GapAccepted(5))
+    talk.tell(GapAccepted(5))
+    save = talk.located(at(6, 6))
     assert isinstance(save, SaveRecord)
     restarted = Conversation()
     restarted.tell(Started())
     restarted.located(at(6, 6, save.record))
-    again = restarted.fetch_fails(gap(7, 9))
+    restarted.fetch_fails(gap(7, 9))
+    again = restarted.located(at(6, 6, save.record))
     assert isinstance(again, SaveRecord) and again.record.gaps == save.record.gaps
     fetch = restarted.saved()
     assert isinstance(fetch, Fetch) and fetch.request.accept_gap == (7, 9)
@@ -597,6 +615,7 @@ def test_a_gap_that_has_grown_since_is_asked_about_again() -> None:
     talk = level_at(6)
     talk.fetch_fails(gap(7, 9))
     talk.tell(GapAccepted(5))
+    talk.located(at(6, 6))
     talk.saved()
     assert talk.fetch_fails(gap(7, 12)) is None
     assert talk.link.halt is not None and talk.link.halt.gap == (7, 12)
@@ -607,6 +626,7 @@ def test_a_peer_that_names_a_gap_again_and_again_is_not_asked_in_a_tight_loop() 
     talk.tell(Started())
     talk.located(at(6, 6))
     talk.fetch_fails(gap(7, 9))
+    talk.located(at(6, 6))
     talk.saved()
     assert isinstance(talk.fetch_fails(gap(7, 9)), Wait)
 
@@ -618,7 +638,8 @@ def test_a_changed_setting_lets_a_halted_link_look_again() -> None:
     assert isinstance(talk.tell(Reconfigured(replace(SETTINGS, records_gaps=True))), Locate)
     assert talk.link.halt is None
     talk.located(at(6, 6))
-    save = talk.fetch_fails(gap(7, 9))
+    talk.fetch_fails(gap(7, 9))
+    save = talk.located(at(6, 6))
     assert isinstance(save, SaveRecord) and save.record.gaps[0].last == 9
 
 
@@ -634,7 +655,8 @@ def test_another_epoch_begins_without_the_gaps_of_the_one_before() -> None:
     talk.located(at(7, 7))
     talk.saved()
     talk.fetch_fails(PeerRefused(Code.HISTORY_MISMATCH, "another epoch"))
-    save = talk.tell(StartChosen(Init("sequence:8", None, "restored", "e2", 8, 9_000)))
+    talk.tell(StartChosen(Init("sequence:8", None, "restored", "e2", 8, 9_000)))
+    save = talk.located(at(7, 7))
     assert isinstance(save, SaveRecord) and save.record.gaps == ()
     talk.saved()
     append = talk.fetched(page(8, 9, start=8, epoch="e2"))

@@ -63,9 +63,11 @@ def stream_full(world: World) -> bool:
 @ordinary
 def record_lost(world: World) -> bool:
     """The link record is deleted, or can't be read."""
+    if world.store.record is None:
+        return False
     world.is_record_damaged = True
     world.excuses.add(HaltReason.CURSOR_UNKNOWN)
-    world.store.record = None
+    world.store.put_record(None)
     return True
 
 
@@ -73,14 +75,16 @@ def record_lost(world: World) -> bool:
 def record_restored(world: World) -> bool:
     """An older link record is put back."""
     old = world.store.record
+    if old is None:
+        return False
 
     def restore() -> None:
         world.is_record_damaged = True
-        world.store.record = old
+        world.store.put_record(old)
         world.excuses.add(HaltReason.LOCAL_RESET)
 
     world.mischief(world.random.random() * 15.0, restore)
-    return old is not None
+    return True
 
 
 @of_history

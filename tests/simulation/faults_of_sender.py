@@ -137,7 +137,7 @@ def source_power_cut(world: World) -> bool:
     """The sender's machine loses power: what its NATS had not synced is gone, and its sequences come again."""
     if not world.profile.source_is_strict:
         world.source.lose_tail(world.source.synced_sequence)
-        world.excuses |= {HaltReason.DIVERGED, HaltReason.AHEAD_OF_SOURCE}
+        world.excuses |= {HaltReason.DIVERGED, HaltReason.AHEAD_OF_SOURCE, HaltReason.CONFLICTING_DUPLICATE}
     world.service = world.new_service()
     return for_a_while(world, world.source.go_away, 6.0)
 
@@ -159,5 +159,5 @@ def source_restored(world: World) -> bool:
     world.source.lose_tail(world.random.randrange(last // 2, last))
     if world.random.random() < 0.3:
         world.source.created += 1
-    world.excuses |= {HaltReason.DIVERGED, HaltReason.AHEAD_OF_SOURCE}
+    world.excuses |= {HaltReason.DIVERGED, HaltReason.AHEAD_OF_SOURCE, HaltReason.CONFLICTING_DUPLICATE}
     return True

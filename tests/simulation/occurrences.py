@@ -55,11 +55,16 @@ RARE: Final = frozenset(
 
 
 def transitions() -> Iterator[str]:
-    """Every phase with every event that it can be told, and every answer that can come too late."""
+    """Every phase with every event that it can be told, and every answer that can come too late.
+
+    A look is only ordered while the link flows; that it comes when it no longer does is chance.
+    """
     for phase in Phase:
         for event in get_args(Event):
             kind = event.__name__
             name = f"{phase.name} {kind}"
+            if kind == "Looked" and phase is not Phase.FLOWING:
+                continue
             if name not in UNREACHABLE and (kind not in ALL_ANSWERS or kind in ANSWERS[phase]):
                 yield name
     yield from (f"late {kind}" for kind in ALL_ANSWERS)

@@ -7,7 +7,7 @@ stored before, so nothing here relies on one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
@@ -33,6 +33,7 @@ class Kept:
 
     messages: int = 0
     record: LinkRecord | None = None
+    revision: int = 0
 
 
 class ReceiverStore:
@@ -47,6 +48,8 @@ class ReceiverStore:
         self.purged = 0
         """Messages that were purged from the front; sequences go on behind them."""
         self.record: LinkRecord | None = None
+        self.revision = 0
+        """Another one whenever the record is another one, whoever has changed it."""
         self.kept = Kept()
         self.taken_by_hand: set[tuple[str, int]] = set()
         """What was here until an operator took it away."""
@@ -96,34 +99,40 @@ class ReceiverStore:
             return StoreFull("the inbound stream is full")
         return Fence(fence.generation, fence.created, fence.local_sequence + count)
 
-    def position(self, record: LinkRecord | None) -> LocalPosition:
+    def position(self, record: LinkRecord | None, revision: int) -> LocalPosition:
         """The end of the stream, beside the record as it was read before."""
         fence = Fence(1, str(self.created), self.last_sequence)
+        removed = f"messages 1 to {self.purged} were removed" if self.purged else None
+        position = LocalPosition(fence, len(self.stream), None, record, removed=removed, revision=revision)
         if not self.stream:
-            return LocalPosition(fence, 0, None, record)
+            return position
         epoch, fact = self.stream[-1]
         if self.stream[-1] is FOREIGN:
-            return LocalPosition(
-                fence, len(self.stream), None, record, f"message {fence.local_sequence} is foreign"
-            )
-        tip = Cursor(epoch, fact.sequence, digest(fact), fact.sequence)
-        return LocalPosition(fence, len(self.stream), tip, record)
+            return replace(position, foreign=f"message {fence.local_sequence} is foreign")
+        return replace(position, tip=Cursor(epoch, fact.sequence, digest(fact), fact.sequence))
 
-    def save(self, record: LinkRecord) -> None:
-        self.record = record
+    def save(self, record: LinkRecord, revision: int | None) -> int:
+        if revision is not None and revision != self.revision:
+            raise Fenced(f"the record has revision {self.revision}, not {revision}")
+        self.put_record(record)
         if self.is_strict:
-            self.kept.record = record
+            self.sync_record()
+        return self.revision
+
+    def put_record(self, record: LinkRecord | None) -> None:
+        self.record = record
+        self.revision += 1
 
     # What happens to it.
 
     def sync(self) -> None:
-        self.kept = Kept(self.last_sequence, self.record)
+        self.kept = Kept(self.last_sequence, self.record, self.revision)
 
     def sync_stream(self) -> None:
         self.kept.messages = self.last_sequence
 
     def sync_record(self) -> None:
-        self.kept.record = self.record
+        self.kept.record, self.kept.revision = self.record, self.revision
 
     def restart(self) -> None:
         self.is_up, self.is_wedged = True, False
@@ -135,7 +144,7 @@ class ReceiverStore:
         if lost > 0:
             del self.stream[len(self.stream) - lost :]
             self.ledger.tails_lost += 1
-        self.record = self.kept.record
+        self.record, self.revision = self.kept.record, self.kept.revision
         return max(0, lost)
 
     def recreate(self) -> None:

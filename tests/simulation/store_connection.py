@@ -43,24 +43,26 @@ class StoreConnection:
     async def locate(self, link: LinkName) -> LocalPosition:
         await self.gateway.step("locate asked")
         await self._travel()
-        record = self.store.record
+        record, revision = self.store.record, self.store.revision
         await self._travel()
-        position = self.store.position(record)
+        position = self.store.position(record, revision)
         self.gateway.tails_lost_at_read = self.store.ledger.tails_lost
         await self.gateway.step("locate answered")
         return position
 
-    async def save_record(self, link: LinkName, record: LinkRecord) -> None:
+    async def save_record(self, link: LinkName, record: LinkRecord, revision: int | None = None) -> int:
         await self.gateway.step("record sent")
         fault = self.faults.take("record_not_stored", "record_ack_lost")
         await self._travel()
+        saved = 0
         if fault != "record_not_stored":
-            self.store.save(record)
+            saved = self.store.save(record, revision)
             self.gateway.world.trace("store", "record", record.cursor, record.local_sequence, record.gaps)
         if fault is not None:
             await self._timed_out()
         await self._travel()
         await self.gateway.step("record answered")
+        return saved
 
     async def put(self, link: LinkName, epoch: str, fact: Fact) -> None:
         """``ports.Quarantine``: a file of the gateway's own, synced."""

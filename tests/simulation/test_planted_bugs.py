@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import Any, Final
 
 import pytest
-from tests.simulation.faults_of_receiver import store_power_cut
-from tests.simulation.faults_of_sender import last_facts_deleted
+from tests.simulation.fault_kinds import Fault
+from tests.simulation.faults_of_receiver import inbound_purged, stale_gateway, store_power_cut
+from tests.simulation.faults_of_sender import facts_expired, last_facts_deleted
 from tests.simulation.receiver_store import Answer, ReceiverStore
 from tests.simulation.seeds import run_seed
 from tests.simulation.store_connection import StoreConnection
@@ -19,18 +20,25 @@ from tests.simulation.world import World
 import bsfg.core.link
 import bsfg.daemon.driver
 import bsfg.transport.fetch_service
-from bsfg.core.conversation import Commands, Confirm, Event, PageFetched
+from bsfg.core.conversation import (
+    Commands,
+    Confirm,
+    Event,
+    PageFetched,
+    StoreDoubted,
+    Woken,
+)
 from bsfg.core.link import advance
 from bsfg.core.link_state import Link
 from bsfg.core.reconcile import Halt, NeedsStart, Resume, resume
-from bsfg.model.cursor import Cursor, Fence, LinkName, LocalPosition
+from bsfg.model.cursor import Cursor, Fence, LinkName, LinkRecord, LocalPosition
 from bsfg.model.fact import Fact
 from bsfg.model.page import Agreement
 from bsfg.ports import Confirmed
 
 SEEDS_MAX: Final = 200
 
-Planted = Mapping[str, Callable[..., Any]]
+Planted = Mapping[str, Any]
 Stage = Callable[[World], None]
 
 
@@ -120,6 +128,50 @@ def test_answering_without_agreement_is_caught() -> None:
         "must_be_same_history": asks_nothing,
     }
     must_be_caught("I16", bsfg.transport.fetch_service, rules)
+
+
+def test_going_on_with_what_was_believed_when_the_store_returns_is_caught() -> None:
+    """The gateway lives on while its NATS loses what it had acknowledged."""
+
+    def only_wakes(link: Link, event: Event) -> tuple[Link, Commands]:
+        return advance(link, Woken() if isinstance(event, StoreDoubted) else event)
+
+    def cut_the_power_of_an_external_store(world: World) -> None:
+        world.store.is_strict = False
+        world.mischief(world.profile.seconds - 0.7, partial(_lose_power_under_a_living_gateway, world))
+
+    patched = {"advance": only_wakes, "LOOK_SECONDS": 1e6}
+    must_be_caught("lost", bsfg.daemon.driver, patched, cut_the_power_of_an_external_store)
+
+
+def _lose_power_under_a_living_gateway(world: World) -> None:
+    world.store.lose_power()
+    world.is_record_damaged = True
+    world.later(0.5, world.store_back)
+
+
+def test_never_looking_at_a_stream_that_flows_is_caught() -> None:
+    must_be_caught("stuck", bsfg.daemon.driver, {"LOOK_SECONDS": 1e6}, partial(_meanwhile, inbound_purged))
+
+
+def _meanwhile(fault: Fault, world: World) -> None:
+    world.mischief(15.0, partial(fault, world))
+
+
+def test_saving_a_record_whatever_has_been_saved_meanwhile_is_caught() -> None:
+    save = ReceiverStore.save
+
+    def saves_over_anything(self: ReceiverStore, record: LinkRecord, revision: int | None) -> int:
+        return save(self, record, None)
+
+    must_be_caught("lost", ReceiverStore, {"save": saves_over_anything}, _two_gateways_and_retention)
+
+
+def _two_gateways_and_retention(world: World) -> None:
+    world.settings = replace(world.settings, records_gaps=True)
+    for seconds in range(4, 30, 4):
+        world.mischief(seconds, partial(stale_gateway, world))
+        world.mischief(seconds + 1.5, partial(facts_expired, world))
 
 
 def test_taking_the_frontier_from_the_head_is_caught() -> None:

@@ -26,6 +26,7 @@ from bsfg.core.conversation import (
     PartitionBegan,
     PartitionEnded,
     StartChosen,
+    StoreDoubted,
     Woken,
 )
 from bsfg.core.link_state import Link, LinkSettings, Phase
@@ -308,12 +309,15 @@ class World:
         """As ``daemon/store_keeper.py`` does: whoever waits for the store is woken."""
         self.trace("the receiver's NATS is back")
         self.store.restart()
-        self.tell_all(Woken())
+        self.tell_all(StoreDoubted())
 
     def _look_whether_settled(self, gateway: Gateway) -> None:
         link = gateway.driver.link
         if link.phase is Phase.HALTED:
             self.settled.set()
+        elif self.store.purged:
+            # Somebody took facts away by hand: the link has to notice, and says so by halting (I20).
+            return
         elif (
             gateway.driver.state is LinkState.LEVEL
             and link.cursor is not None

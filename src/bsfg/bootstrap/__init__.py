@@ -1,6 +1,4 @@
-"""Puts a gateway together from its configuration: the only package that knows all the others."""
+"""Puts a gateway, and its worker processes, together from a configuration: the only package that knows all others.
 
-from bsfg.bootstrap.run import serve
-from bsfg.bootstrap.trust import build_trust
-
-__all__ = ["build_trust", "serve"]
+``run`` is the gateway, ``worker`` a worker process; nothing is imported here, so that each loads only what it needs.
+"""

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
+from bsfg.bootstrap.links import make_client
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.trust import build_trust
 from bsfg.bootstrap.zone import Zone, epoch_began, max_ages, stream_names, tell_differences
 from bsfg.config.values import (
     LinkConfig,
-    PeerConfig,
 )
+from bsfg.daemon import failpoints
 from bsfg.daemon.exports import Exports
 from bsfg.daemon.gateway import Gateway, Parts
 from bsfg.daemon.generations import Generations
 from bsfg.daemon.healing import HealedInboundLog, Healer, WriteErrors
 from bsfg.daemon.keep import InboundKeeper
-from bsfg.daemon.links import LinkSupervisor
+from bsfg.daemon.link_reporter import LinkReporter
+from bsfg.daemon.links import LinkMeans, LinkSupervisor
 from bsfg.daemon.partitions import Partitions
 from bsfg.daemon.peer_table import PeerTable
+from bsfg.daemon.running_link import Links
 from bsfg.daemon.store_keeper import StoreKeeper
+from bsfg.daemon.worker_links import WorkerLinks
+from bsfg.daemon.worker_process import Program
+from bsfg.daemon.worker_words import Beginning
 from bsfg.model.cursor import LinkName, LinkState
-from bsfg.ports import InboundLog
 from bsfg.substrates.generations import JetStreamGenerations
 from bsfg.substrates.inbound_keep import InboundKeep
 from bsfg.substrates.provisioning import provision_local
 from bsfg.substrates.quarantine import FileQuarantine
 from bsfg.substrates.stream_configs import StreamSpec
-from bsfg.transport.client import HttpPeerClient
-from bsfg.transport.client_connection import ClientLimits, PeerEndpoint
 from bsfg.transport.resolver import NameResolver
 from bsfg.transport.trust import TrustStore
+
+WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "bsfg.bootstrap.worker")
 
 
 def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
@@ -88,23 +95,39 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
 
     names = NameResolver(clock)
     peers = PeerTable(
-        lambda config: _client(zone, config, names),
+        lambda config: make_client(
+            config, zone.access, clock, zone.configuration.zone.limits.connect_seconds, names
+        ),
         clock,
         journal,
         lambda peer: gateway.peer_became_reachable(peer),
     )
     home, limits = zone.configuration.paths, zone.configuration.zone.limits
     healer = _healer(zone, store, lambda: links)
-    links = LinkSupervisor(
+    means = LinkMeans(
         HealedInboundLog(store.inbound, healer),
         FileQuarantine(home.data / "quarantine", limits.quarantine_bytes),
         clock,
-        journal,
-        zone.telemetry,
         peers.client,
-        peers.answered,
-        peers.silent,
     )
+    reporter = LinkReporter(journal, zone.telemetry, peers.answered, peers.silent)
+    links: Links = LinkSupervisor(means, reporter)
+    if limits.worker_processes:
+        links = WorkerLinks(
+            limits.worker_processes,
+            Program(WORKER_COMMAND, _worker_environment),
+            lambda index: _beginning(zone, store, index),
+            zone.access,
+            lambda: gateway.configuration.peers,
+            reporter,
+            healer,
+            clock,
+            journal,
+            lambda seconds, place: gateway.loop_stalled(seconds, place),
+        )
+    reporter.duplicates_of = lambda name: _duplicates(links, name)
+    keep = _keep(zone, store, links, lambda: gateway.configuration.links)
+    reporter.became_level = keep.soon
     parts = Parts(
         clock=clock,
         journal=journal,
@@ -120,10 +143,10 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
             clock,
             lambda stream: max_ages(gateway.configuration).get(stream),
         ),
-        keeper=StoreKeeper(store.control, provision, links.wake_all, journal),
+        keeper=StoreKeeper(store.control, provision, links.store_returned, journal),
         healer=healer,
-        generations=_generations(zone, store, links, lambda log: HealedInboundLog(log, healer)),
-        keep=_keep(zone, store, links, lambda: gateway.configuration.links),
+        generations=_generations(zone, store, links, means, reporter, healer),
+        keep=keep,
         substrate_state=substrate_state,
         build_trust=lambda configuration: build_trust(configuration, gateway.trust),
     )
@@ -131,7 +154,23 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
     return gateway
 
 
-def _healer(zone: Zone, store: Store, links: Callable[[], LinkSupervisor]) -> Healer:
+def _beginning(zone: Zone, store: Store, index: int) -> Beginning:
+    target, configuration = store.target, zone.configuration
+    return Beginning(index, configuration.home, configuration.zone, target.urls, target.seed_file)
+
+
+def _worker_environment(is_first: bool) -> dict[str, str]:
+    """Ours, without the words to systemd, which are ours to say; a failpoint is for one life."""
+    dropped = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", *(() if is_first else (failpoints.VARIABLE,))}
+    return {name: value for name, value in os.environ.items() if name not in dropped}
+
+
+def _duplicates(links: Links, name: LinkName) -> int:
+    running = links.driver(name)
+    return running.link.facts_duplicate if running is not None else 0
+
+
+def _healer(zone: Zone, store: Store, links: Callable[[], Links]) -> Healer:
     embedded = store.embedded
     return Healer(
         data=zone.configuration.paths.data,
@@ -139,7 +178,7 @@ def _healer(zone: Zone, store: Store, links: Callable[[], LinkSupervisor]) -> He
         journal=zone.journal,
         audit=zone.audit,
         ask=lambda seconds: store.control.api("INFO", timeout_seconds=seconds),
-        resume=lambda: links().wake_all(),
+        resume=lambda: links().store_returned(),
         stalled=lambda: [
             driver.name for driver in links().drivers if links().state(driver.name) is LinkState.STALLED
         ],
@@ -149,19 +188,28 @@ def _healer(zone: Zone, store: Store, links: Callable[[], LinkSupervisor]) -> He
 
 
 def _generations(
-    zone: Zone, store: Store, links: LinkSupervisor, healed: Callable[[InboundLog], InboundLog]
+    zone: Zone, store: Store, links: Links, means: LinkMeans, reporter: LinkReporter, healer: Healer
 ) -> Generations:
     report = lambda text: zone.journal.warning("substrate_lost", message=text)  # noqa: E731
     kept = JetStreamGenerations(
         store.control, store.connect, store.inbound, replicas=store.replicas, report=report
     )
-    return Generations(kept, links, zone.audit, zone.journal, lambda: store.control.connected, healed)
+    return Generations(
+        kept,
+        links,
+        means,
+        reporter,
+        zone.audit,
+        zone.journal,
+        lambda: store.control.connected,
+        lambda log: HealedInboundLog(log, healer),
+    )
 
 
 def _keep(
-    zone: Zone, store: Store, links: LinkSupervisor, configured: Callable[[], Mapping[LinkName, LinkConfig]]
+    zone: Zone, store: Store, links: Links, configured: Callable[[], Mapping[LinkName, LinkConfig]]
 ) -> InboundKeeper:
-    keep = InboundKeeper(
+    return InboundKeeper(
         InboundKeep(store.control, store.connect),
         links,
         configured,
@@ -170,11 +218,3 @@ def _keep(
         zone.journal,
         zone.telemetry,
     )
-    links.became_level = keep.soon
-    return keep
-
-
-def _client(zone: Zone, config: PeerConfig, names: NameResolver) -> HttpPeerClient:
-    endpoint = PeerEndpoint(config.id, config.rule, config.endpoint.host, config.endpoint.port)
-    limits = ClientLimits(connect_seconds=zone.configuration.zone.limits.connect_seconds)
-    return HttpPeerClient(endpoint, zone.access, zone.clock, limits, names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -29,7 +28,7 @@ from bsfg.daemon.log_sinks import QueuedSinks
 from bsfg.daemon.operations import Operations
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
-from bsfg.daemon.system import SystemClock, notify_systemd, watchdog_seconds
+from bsfg.daemon.system import SystemClock, notify_systemd, spare_collections, watchdog_seconds
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.daemon.timeline import Timeline
 from bsfg.errors import EXIT_DONE, BsfgError, Code
@@ -43,7 +42,7 @@ def serve(home: Path, *, allow_root: bool) -> int:
     configuration = load(home)
     _refuse_root(configuration, allow_root=allow_root)
     failpoints.arm(os.environ.get(failpoints.VARIABLE), is_lab=configuration.zone.lab)
-    _spare_collections()
+    spare_collections()
     asyncio.run(_run(configuration))
     return EXIT_DONE
 
@@ -55,14 +54,6 @@ def _refuse_root(configuration: Configuration, *, allow_root: bool) -> None:
             "the gateway refuses to run as root",
             hint="run it as its own user, as deploy/systemd/bsfg-controller.service does, or give --allow-root",
         )
-
-
-def _spare_collections() -> None:
-    """Pages are tens of thousands of small tuples without cycles: looking through them again and again costs a tenth
-    of the time, so the collector looks seldom, and never at what was there before the start."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
 
 
 async def _run(configuration: Configuration) -> None:

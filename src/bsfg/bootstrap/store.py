@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from bsfg.bootstrap.links import external_target, inbound_log
 from bsfg.bootstrap.zone import Zone, epoch_began
 from bsfg.config.permissions import check_private
 from bsfg.config.values import (
@@ -19,7 +20,6 @@ from bsfg.config.values import (
 from bsfg.substrates.control import Control
 from bsfg.substrates.durability import LAZY, STRICT, Ask, DurabilityWatch, ask_monitors, ask_system_account
 from bsfg.substrates.embedded import EmbeddedObserver, EmbeddedServer
-from bsfg.substrates.inbound_messages import Strategy
 from bsfg.substrates.jetstream import (
     JetStreamConfirmations,
     JetStreamExportedLog,
@@ -39,6 +39,7 @@ class Store:
     confirmations: JetStreamConfirmations
     partitions: JetStreamPartitions
     embedded: EmbeddedServer | None
+    target: NatsTarget
     replicas: int
     durability: Callable[[], tuple[str, str | None]]
     """What an ack means, and why nothing better can be said."""
@@ -63,18 +64,7 @@ async def open_store(zone: Zone, stack: AsyncExitStack) -> Store:
         epoch_began=lambda *words: epoch_began(zone, *words),
     )
     stack.callback(exported.close)
-    substrate = zone.configuration.zone.substrate
-    inbound = JetStreamInboundLog(
-        control,
-        connect,
-        zone=zone.configuration.zone.zone,
-        replicas=replicas,
-        report=report,
-        strategy=Strategy.PIPELINED
-        if zone.configuration.zone.durability is Durability.LAZY
-        else Strategy.ATOMIC,
-        is_exclusive=isinstance(substrate, EmbeddedSubstrate) or substrate.inbound_exclusive,
-    )
+    inbound = inbound_log(zone.configuration.zone, control, connect, report)
     stack.callback(inbound.close)
     return Store(
         control,
@@ -84,6 +74,7 @@ async def open_store(zone: Zone, stack: AsyncExitStack) -> Store:
         JetStreamConfirmations(control, replicas=replicas, report=report),
         JetStreamPartitions(control, replicas=replicas, report=report),
         embedded,
+        target,
         replicas,
         durability,
     )
@@ -126,11 +117,7 @@ async def _open_substrate(zone: Zone, stack: AsyncExitStack) -> tuple[EmbeddedSe
     if isinstance(substrate, ExternalSubstrate):
         if substrate.credentials is not None:
             check_private(substrate.credentials)
-        return (
-            None,
-            NatsTarget(substrate.urls, None, substrate.credentials, _nats_tls(substrate)),
-            substrate.replicas,
-        )
+        return None, external_target(substrate), substrate.replicas
     assert isinstance(substrate, EmbeddedSubstrate)
     embedded = EmbeddedServer(
         zone.configuration.home,
@@ -148,9 +135,3 @@ async def _open_substrate(zone: Zone, stack: AsyncExitStack) -> tuple[EmbeddedSe
     await embedded.start()
     stack.push_async_callback(embedded.stop)
     return embedded, NatsTarget((embedded.url,), embedded.paths.gateway_seed, None, None), 1
-
-
-def _nats_tls(substrate: ExternalSubstrate) -> ssl.SSLContext | None:
-    if substrate.ca is None and not any(url.startswith("tls://") for url in substrate.urls):
-        return None
-    return ssl.create_default_context(cafile=str(substrate.ca) if substrate.ca else None)

@@ -14,6 +14,6 @@ from bsfg.cli.options import common_options
 @common_options
 def command(home: Path, output: str, allow_root: bool) -> int:
     """Run this zone's gateway in the foreground, until SIGTERM or Ctrl-C."""
-    from bsfg import bootstrap
+    from bsfg.bootstrap.run import serve as run_gateway
 
-    return bootstrap.serve(home.absolute(), allow_root=allow_root)
+    return run_gateway(home.absolute(), allow_root=allow_root)

@@ -34,6 +34,7 @@ class Limits:
     connect_seconds: float = _limit(3.0, 0.1, 3.0, "a connection to a peer, name resolution included")
     log_field_bytes: int = _limit(4 * _KIBIBYTE, 256, 64 * _KIBIBYTE, "one field of a log line")
     quarantine_bytes: int = _limit(_GIBIBYTE, _MEBIBYTE, 1024 * _GIBIBYTE, "data/quarantine as a whole")
+    worker_processes: int = _limit(0, 0, 64, "processes that links are spread over; 0: the gateway's own runs them")
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,15 +63,15 @@ class ChangeWatch:
         self._content = content
         return True
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> list[str]:
         """What is watched, by name; the contents of directories that can't be listed are none."""
-        found = set(self._further)
-        for directory, suffix in ((self._home.config, ".yaml"), (self._home.certs, "")):
+        found = set(map(str, self._further))
+        for directory, suffix in ((str(self._home.config), ".yaml"), (str(self._home.certs), "")):
             try:
                 names = [entry.name for entry in os.scandir(directory)]
             except OSError:
                 continue
-            found.update(directory / name for name in names if name.endswith(suffix) and name[0] != ".")
+            found.update(f"{directory}/{name}" for name in names if name.endswith(suffix) and name[0] != ".")
         return sorted(found)[:FILES_MAX]
 
     def _look(self) -> Signature:
@@ -86,24 +86,16 @@ class ChangeWatch:
         return total.digest()
 
 
-def _signature(path: Path) -> tuple[object, ...]:
+def _signature(path: str) -> tuple[object, ...]:
+    """What tells a file from another and from itself before; links are followed, so a link that is swapped tells."""
     try:
-        status = path.stat()
-        leads_to = os.path.realpath(path)
+        status = Path(path).stat()
     except (OSError, ValueError) as error:
-        return (str(path), type(error).__name__)
-    return (
-        str(path),
-        leads_to,
-        status.st_dev,
-        status.st_ino,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_size,
-    )
+        return (path, type(error).__name__)
+    return (path, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
-def _content_digest(path: Path) -> bytes | None:
+def _content_digest(path: str) -> bytes | None:
     """sha-256 of a regular file's bytes; what can't be read is known by its error; directories are nothing."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bsfg.core.link_state import LinkSettings, StepFailure
 from bsfg.model.cursor import Cursor, Fence, Init, LinkRecord, LocalPosition
 from bsfg.model.fact import Fact
+from bsfg.model.facts import Facts
 from bsfg.model.page import FetchRequest, Page
 
 # Events: what happened.
@@ -35,6 +36,7 @@ class PageFetched:
 @dataclass(frozen=True, slots=True)
 class RecordSaved:
     ticket: int
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,19 @@ class Woken:
     """Look now rather than later; by an operator also for a link that starts by hand."""
 
     by_operator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDoubted:
+    """The local store was away, or has lost something: what it acknowledged may be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the inbound stream held, asked beside the steps when the link's fence was ``since``."""
+
+    since: Fence
+    position: LocalPosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +133,8 @@ Event = (
     | StepFailed
     | Waited
     | Woken
+    | StoreDoubted
+    | Looked
     | Confirmed
     | ConfirmFailed
     | PartitionBegan
@@ -148,8 +165,11 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class SaveRecord:
+    """Save the record in place of the one with this revision, and of no other: another gateway may have written it."""
+
     ticket: int
     record: LinkRecord
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +177,7 @@ class Append:
     ticket: int
     fence: Fence
     epoch: str
-    facts: tuple[Fact, ...]
+    facts: Facts
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Final
 from bsfg.core.conversation import Commands, Quarantine
 from bsfg.core.link_state import Link, Phase, Recovery, StepFailure
 from bsfg.core.reconcile import Halt
-from bsfg.core.steps import forget, halt_link, locate, next_step, pass_gap, wait
+from bsfg.core.steps import RETENTION, forget, halt_link, locate, next_step, wait
 from bsfg.errors import Code, Fenced, OutcomeUnknown, PeerRefused
 from bsfg.model.cursor import Gap, HaltReason, LinkState
 
@@ -24,7 +24,7 @@ def local_failure(link: Link, failure: StepFailure) -> tuple[Link, Commands]:
     """After any failed append only the stream itself says what it holds (I5)."""
     error = failure.error
     if isinstance(error, Fenced | OutcomeUnknown) and link.failures == 0:
-        return locate(replace(link, failures=1, error=error))
+        return locate(replace(link, failures=1, error=error, doubtful=link.flights))
     if error.code is Code.NOT_FOUND:
         return halt_link(link, Halt(HaltReason.LOCAL_RESET, error.message))
     if error.code is Code.QUOTA_EXCEEDED:
@@ -84,4 +84,4 @@ def _gap_met(link: Link, failure: StepFailure) -> tuple[Link, Commands]:
     known = next((gap for gap in link.gaps if (gap.first, gap.last) == (first, last)), None)
     if known is None and not link.settings.records_gaps:
         return halt_link(link, Halt(HaltReason.GAP, failure.error.message, (first, last)))
-    return pass_gap(link, known or Gap(first, last, failure.now, "retention"))
+    return locate(replace(link, gap_to_record=known or Gap(first, last, failure.now, RETENTION)))

@@ -35,6 +35,7 @@ from bsfg.core.conversation import (
     Fetch,
     GapAccepted,
     Located,
+    Looked,
     PageFetched,
     PartitionBegan,
     PartitionEnded,
@@ -44,17 +45,20 @@ from bsfg.core.conversation import (
     StartChosen,
     Started,
     StepFailed,
+    StoreDoubted,
     Waited,
     Woken,
 )
 from bsfg.core.failures import local_failure, peer_failure, set_aside, unstorable
 from bsfg.core.link_state import Flight, Link, LinkSettings, Phase, Recovery, SenderWord, StepFailure
+from bsfg.core.looking import agrees, conflict
 from bsfg.core.reconcile import Halt, NeedsStart, Resume, resume
 from bsfg.core.recovery import announce_arrival, announce_recovery
-from bsfg.core.steps import halt_link, locate, pass_gap, rest, save_record
+from bsfg.core.steps import RETENTION, halt_link, locate, pass_gap, rest, save_record
 from bsfg.errors import Code
 from bsfg.model.cursor import Cursor, Fence, Gap, HaltReason, Init, LocalPosition
 from bsfg.model.fact import digest
+from bsfg.model.facts import Facts
 from bsfg.model.page import FetchRequest, Page
 
 
@@ -70,14 +74,19 @@ def advance(link: Link, event: Event) -> tuple[Link, Commands]:
             return _located(replace(link, step=None), position)
         case PageFetched(page=page, is_last=is_last):
             return _page_fetched(replace(link, fetch=None) if is_last else link, page)
-        case RecordSaved():
-            return _record_saved(replace(link, step=None, saved=link.cursor))
+        case RecordSaved(revision=revision):
+            return _record_saved(replace(link, step=None, saved=link.cursor, revision=revision))
         case Appended(ticket=appended, fence=fence):
             return _appended(link, appended, fence)
         case StepFailed(ticket=failed, failure=failure):
             return _failed(link, failed, failure)
         case Woken(by_operator=by_operator):
             return _woken(link, by_operator)
+        case StoreDoubted():
+            return _store_doubted(link)
+        case Looked(since=since, position=position):
+            is_in_doubt = link.phase is Phase.FLOWING and not agrees(link, since, position)
+            return locate(link) if is_in_doubt else (link, ())
         case Confirmed(sequence=sequence):
             return _confirm(replace(link, confirming=False, confirmed=sequence))
         case ConfirmFailed():
@@ -100,15 +109,21 @@ def advance(link: Link, event: Event) -> tuple[Link, Commands]:
 
 
 def _located(link: Link, position: LocalPosition) -> tuple[Link, Commands]:
-    before, now = link.fence, position.fence
-    link = replace(link, fence=now, word=None if link.cursor is None else link.word)
+    before, now, old, start = link.fence, position.fence, link.cursor, link.start_to_take
+    conflicting = conflict(link.doubtful, position)
+    word = None if old is None else link.word
+    link = replace(link, fence=now, word=word, revision=position.revision, doubtful=(), start_to_take=None)
     if before is not None and before.generation == now.generation and before.created != now.created:
         # Also where the record is lost with the stream: a start is resolved once (I20, I21).
         words = (
             f"the inbound stream was made again: it was created at {before.created}, and now at {now.created}"
         )
         return halt_link(link, Halt(HaltReason.LOCAL_RESET, words))
+    if conflicting is not None:
+        return halt_link(link, conflicting)
     match resume(position):
+        case Halt(reason=HaltReason.CURSOR_UNKNOWN) | NeedsStart() if start is not None:
+            return _take_start(link, start)
         case Halt() as halt:
             return halt_link(link, halt)
         case NeedsStart():
@@ -118,10 +133,28 @@ def _located(link: Link, position: LocalPosition) -> tuple[Link, Commands]:
         case Resume(cursor, init, gaps):
             saved = position.record.cursor if position.record else None
             link = replace(link, cursor=cursor, init=init, gaps=gaps, saved=saved)
-    if link.gap_to_record is not None and link.cursor is not None:
-        gaps = (*link.gaps, link.gap_to_record)
-        return save_record(replace(link, gaps=gaps, gap_to_record=None))
+    if start is not None and not _is_begun(link, start):
+        return _take_start(link, start)
+    gap, link = link.gap_to_record, replace(link, gap_to_record=None)
+    if gap is not None and old is not None and _is_still_to_record(link, old, gap):
+        if gap.reason == RETENTION:
+            return pass_gap(link, gap)
+        return save_record(replace(link, gaps=(*link.gaps, gap)))
     return _pump(replace(link, phase=Phase.FLOWING), looks_first=True)
+
+
+def _is_begun(link: Link, start: Init) -> bool:
+    """Whether facts of the chosen epoch are here already: then another gateway has taken the start."""
+    return link.cursor is not None and link.cursor.epoch == start.epoch and link.cursor.sequence is not None
+
+
+def _is_still_to_record(link: Link, old: Cursor, gap: Gap) -> bool:
+    """Whether the gap still lies behind the cursor: since it was met another gateway may have stored the facts."""
+    cursor = link.cursor
+    if cursor is None or cursor.epoch != old.epoch:
+        return False
+    is_next = gap.first == cursor.scanned_through + 1
+    return is_next if gap.reason == RETENTION else gap.first > cursor.scanned_through
 
 
 def _record_saved(link: Link) -> tuple[Link, Commands]:
@@ -163,7 +196,9 @@ def _fetch(link: Link, wait_seconds: float) -> tuple[Link, Commands]:
         accept_gap=link.accept_gap,
     )
     is_behind = link.word is not None and link.word.pending > 0
-    return link, (Fetch(ticket, request, link.settings.pages_max if is_behind else 1),)
+    # Behind a fence that is not proved one page goes out at a time, so no more are asked for.
+    pages = link.settings.pages_max if is_behind and link.is_fence_proved else 1
+    return link, (Fetch(ticket, request, pages),)
 
 
 def _page_fetched(link: Link, page: Page) -> tuple[Link, Commands]:
@@ -204,10 +239,8 @@ def _take_in(link: Link, page: Page) -> tuple[Link, Commands]:
     """Append what is not here yet; nothing at or below the cursor is ever appended again (I10)."""
     ahead, fence = link.cursor_ahead, link.fence_ahead
     assert ahead is not None and fence is not None
-    fresh = [fact for fact in page.facts if fact.sequence > ahead.scanned_through]
-    facts = (
-        tuple(fact for fact in fresh if fact.sequence not in link.set_aside) if link.gaps else tuple(fresh)
-    )
+    fresh = Facts.of(page.facts).behind(ahead.scanned_through)
+    facts = fresh.without(link.set_aside) if link.gaps else fresh
     link = replace(link, facts_duplicate=link.facts_duplicate + len(page.facts) - len(fresh))
     if not facts:
         return _scanned(link, page.scanned_through)
@@ -308,6 +341,13 @@ def _woken(link: Link, by_operator: bool) -> tuple[Link, Commands]:
     return link, ()
 
 
+def _store_doubted(link: Link) -> tuple[Link, Commands]:
+    """What is under way may be lost with what was stored, so everything begins with reading the end again."""
+    if link.phase in (Phase.LOCATING, Phase.FLOWING, Phase.RECORDING, Phase.WAITING):
+        return locate(link)
+    return link, ()
+
+
 def _reconfigured(link: Link, settings: LinkSettings) -> tuple[Link, Commands]:
     """What an operator changed may be what a halt waited for: look again, and halt again if it was not."""
     link = replace(link, settings=settings)
@@ -332,19 +372,25 @@ def _partition_ended(link: Link) -> tuple[Link, Commands]:
 
 
 def _gap_accepted(link: Link, now: int) -> tuple[Link, Commands]:
+    """What a halted link knows may be old: it reads where it is, and the gap is recorded if it is still there."""
     gap = link.halt.gap if link.phase is Phase.HALTED and link.halt else None
     if gap is None:
         return link, ()
-    return pass_gap(replace(link, halt=None), Gap(*gap, now, "retention"))
+    return locate(replace(link, halt=None, gap_to_record=Gap(*gap, now, RETENTION)))
 
 
 def _start_chosen(link: Link, init: Init) -> tuple[Link, Commands]:
+    """What a halted link knows may be old: it reads where it is before it takes the start."""
+    if link.phase is not Phase.HALTED:
+        return link, ()
+    return locate(replace(link, halt=None, start_to_take=init))
+
+
+def _take_start(link: Link, init: Init) -> tuple[Link, Commands]:
     """The accepted epoch has no fact here yet; what was stored of the one before stays (contract, ``accept-epoch``).
 
     Gaps are told in sequences of one epoch, so those of the one before are not carried over.
     """
-    if link.phase is not Phase.HALTED or link.fence is None:
-        return link, ()
     cursor = Cursor(init.epoch, None, None, init.start_sequence - 1)
-    link = replace(link, halt=None, init=init, cursor=cursor, confirmed=None, recovery=Recovery(), word=None)
+    link = replace(link, init=init, cursor=cursor, confirmed=None, recovery=Recovery(), word=None)
     return save_record(replace(link, gaps=(), accept_gap=None, gap_to_record=None))

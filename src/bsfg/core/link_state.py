@@ -10,7 +10,7 @@ from bsfg.core.backoff import Backoff
 from bsfg.core.reconcile import Halt
 from bsfg.errors import BsfgError
 from bsfg.model.cursor import Cursor, Fence, Gap, HaltReason, Init, InitMode, LinkName, LinkState
-from bsfg.model.fact import Fact
+from bsfg.model.facts import Facts
 from bsfg.model.page import Page, PageLimits
 
 FLIGHTS_MAX: Final = 3
@@ -70,7 +70,7 @@ class Flight:
     """A page that is being stored: where the link will be when it is, by arithmetic from the one read of the cursor."""
 
     ticket: int
-    facts: tuple[Fact, ...]
+    facts: Facts
     cursor: Cursor
     fence: Fence
     is_stored: bool = False
@@ -115,7 +115,13 @@ class Link:
     """Why the fetch ended, while pages in flight are still being stored."""
     accept_gap: tuple[int, int] | None = None
     gap_to_record: Gap | None = None
-    """A fact that was set aside, to be recorded once the link knows again where it is."""
+    """To be recorded once the link has read where it is, if it is still behind the cursor then."""
+    start_to_take: Init | None = None
+    """An operator's choice, to be taken once the link has read where it is."""
+    revision: int = 0
+    """Of the record that was last read or saved."""
+    doubtful: tuple[Flight, ...] = ()
+    """Pages whose append failed, until the stream's end has been read back."""
     saved: Cursor | None = None
     """The cursor of the last saved record; ``scanned_through`` beyond the last fact lives only there."""
     word: SenderWord | None = None

@@ -46,6 +46,8 @@ def resume(position: LocalPosition) -> Resume | NeedsStart | Halt:
             f"the inbound stream was created at {position.fence.created}, "
             f"but this link's stream was created at {record.created}",
         )
+    if position.removed is not None:
+        return Halt(HaltReason.LOCAL_RESET, position.removed)
     if position.tip is not None:
         return _resume_from_tip(position.tip, position, record)
     return _resume_without_facts(position, record)
@@ -55,12 +57,13 @@ def _resume_from_tip(tip: Cursor, position: LocalPosition, record: LinkRecord | 
     if record is None:
         return Resume(tip, None, ())
     is_believed = record.local_sequence == position.fence.local_sequence and (
-        _same_fact(record.cursor, tip) or _starts_anew(record)
+        same_fact(record.cursor, tip) or _starts_anew(record)
     )
     return Resume(record.cursor if is_believed else tip, record.init, record.gaps)
 
 
-def _same_fact(one: Cursor, other: Cursor) -> bool:
+def same_fact(one: Cursor, other: Cursor) -> bool:
+    """Whether both are at one fact, however far each has scanned."""
     return (one.epoch, one.sequence, one.digest) == (other.epoch, other.sequence, other.digest)
 
 
@@ -84,6 +87,11 @@ def _resume_without_facts(position: LocalPosition, record: LinkRecord | None) ->
         return Halt(
             HaltReason.LOCAL_RESET,
             f"the inbound stream holds no fact but has held {position.fence.local_sequence}: it was emptied by hand",
+        )
+    if record is None and position.revision > 0:
+        return Halt(
+            HaltReason.CURSOR_UNKNOWN,
+            "the inbound stream is empty, and the link record that said where the link started is lost",
         )
     if record is None:
         return NeedsStart()

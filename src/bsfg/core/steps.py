@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from bsfg.core.conversation import Announce, Commands, Locate, SaveRecord, Wait
 from bsfg.core.link_state import Link, Phase, StepFailure
 from bsfg.core.reconcile import Halt
 from bsfg.model.cursor import Gap, LinkRecord, LinkState
+
+RETENTION: Final = "retention"
+"""Why a gap is one: the sender no longer has the facts."""
 
 
 def locate(link: Link) -> tuple[Link, Commands]:
@@ -42,7 +46,7 @@ def save_record(link: Link) -> tuple[Link, Commands]:
         gaps=link.gaps,
     )
     link = next_step(link, Phase.RECORDING)
-    return link, (SaveRecord(link.ticket, record),)
+    return link, (SaveRecord(link.ticket, record, link.revision),)
 
 
 def pass_gap(link: Link, gap: Gap) -> tuple[Link, Commands]:
@@ -53,7 +57,7 @@ def pass_gap(link: Link, gap: Gap) -> tuple[Link, Commands]:
 
 def wait(link: Link, failure: StepFailure, trouble: LinkState) -> tuple[Link, Commands]:
     failures = link.failures + 1
-    link = replace(link, failures=failures, trouble=trouble, error=failure.error)
+    link = replace(link, failures=failures, trouble=trouble, error=failure.error, doubtful=())
     if link.is_partitioned:
         return rest(link, Phase.PARTITIONED), ()
     link = next_step(forget(link), Phase.WAITING)
@@ -61,5 +65,6 @@ def wait(link: Link, failure: StepFailure, trouble: LinkState) -> tuple[Link, Co
 
 
 def halt_link(link: Link, halt: Halt) -> tuple[Link, Commands]:
-    link = replace(rest(link, Phase.HALTED), halt=halt)
+    """Only an operator goes on from here, and what one had decided about an earlier halt is over."""
+    link = replace(rest(link, Phase.HALTED), halt=halt, gap_to_record=None, start_to_take=None)
     return link, (Announce("link_halted", f"link halted: {halt.reason}: {halt.message}"),)

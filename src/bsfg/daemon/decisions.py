@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from bsfg.core.conversation import Event, GapAccepted, StartChosen
 from bsfg.core.link_state import Phase
-from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.generations import Generations
+from bsfg.daemon.running_link import RunningLink
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import Cursor, HaltReason, Init, LinkName, LinkState, parse_init_mode
 from bsfg.model.page import FetchRequest, Page, PageLimits
@@ -28,6 +28,7 @@ ONE_FACT: Final = PageLimits(facts=1, bytes=1)
 ACCEPTS_EPOCH: Final = (
     HaltReason.DIVERGED,
     HaltReason.AHEAD_OF_SOURCE,
+    HaltReason.CONFLICTING_DUPLICATE,
     HaltReason.CURSOR_UNKNOWN,
     HaltReason.INIT_REJECTED,
 )
@@ -54,8 +55,8 @@ class Decisions:
     """The decisions about links; ``driver_of`` and ``row_of`` are those of every other operation."""
 
     gateway: Gateway
-    driver_of: Callable[[str, str], LinkDriver]
-    row_of: Callable[[LinkDriver], Row]
+    driver_of: Callable[[str, str], RunningLink]
+    row_of: Callable[[RunningLink], Row]
 
     @property
     def _generations(self) -> Generations:
@@ -115,7 +116,7 @@ class Decisions:
         await self._tell(driver, StartChosen(init))
         return answer | {"cursor": self.row_of(driver)}
 
-    async def _refuse_known_epoch(self, driver: LinkDriver, epoch: str) -> None:
+    async def _refuse_known_epoch(self, driver: RunningLink, epoch: str) -> None:
         """No sequence of one epoch may come twice into one generation, with whatever content (I10)."""
         cursor, fence = driver.link.cursor, driver.link.fence
         if cursor is not None and cursor.sequence is not None and cursor.epoch == epoch:
@@ -133,7 +134,7 @@ class Decisions:
                 hint="bsfg cursor rewind reads it into a new generation",
             )
 
-    async def _leave_epoch(self, driver: LinkDriver) -> None:
+    async def _leave_epoch(self, driver: RunningLink) -> None:
         cursor, fence = driver.link.cursor, driver.link.fence
         if cursor is not None and fence is not None:
             await self._generations.store.leave_epoch(driver.name, fence.generation, cursor.epoch)
@@ -179,14 +180,14 @@ class Decisions:
         plan = await self._generations.abort(driver.name, reason)
         return self._answer(driver, False) | {"aborted": plan.generation if plan else None}
 
-    async def _present(self, driver: LinkDriver) -> Cursor | None:
+    async def _present(self, driver: RunningLink) -> Cursor | None:
         """The cursor; where the link does not know it any more, what its record last said."""
         if driver.link.cursor is not None:
             return driver.link.cursor
         record = await self._generations.store.inbound.record(driver.name)
         return record.cursor if record else None
 
-    def _refuse_other_history(self, driver: LinkDriver, present: Cursor | None, page: Page) -> None:
+    def _refuse_other_history(self, driver: RunningLink, present: Cursor | None, page: Page) -> None:
         """Only beside a halted link may a rewind change the epoch, or begin behind the cursor."""
         if present is None or driver.link.phase is Phase.HALTED:
             return
@@ -206,15 +207,14 @@ class Decisions:
 
     # What all share.
 
-    async def _tell(self, driver: LinkDriver, event: Event) -> None:
+    async def _tell(self, driver: RunningLink, event: Event) -> None:
         """Tell the link and wait until it has moved; a peer that is away does not undo what is decided."""
-        rounds, halt_before = driver.link.rounds, driver.link.halt
-        driver.tell(event)
+        before = await driver.instruct(event)
         try:
             async with asyncio.timeout(MOVE_SECONDS):
-                while driver.link.rounds == rounds:
+                while driver.link.rounds == before.rounds:
                     await driver.changed()
-                    if driver.link.halt is not halt_before:
+                    if driver.link.ticket != before.ticket:
                         _raise_halt(driver)
                     if driver.link.phase is Phase.WAITING:
                         return _raise_local(driver)
@@ -225,7 +225,7 @@ class Decisions:
                 hint="the decision stands; bsfg cursor query shows the link's state",
             ) from None
 
-    def _answer(self, driver: LinkDriver, dry_run: bool) -> Row:
+    def _answer(self, driver: RunningLink, dry_run: bool) -> Row:
         return {"peer": driver.name.peer, "stream": driver.name.stream, "dry_run": dry_run}
 
     def _audit(self, action: str, name: LinkName, reason: str, **details: Any) -> None:
@@ -244,7 +244,7 @@ def check_reason(reason: str) -> None:
         )
 
 
-def _raise_halt(driver: LinkDriver) -> None:
+def _raise_halt(driver: RunningLink) -> None:
     halt = driver.link.halt
     if halt is not None and driver.link.phase is Phase.HALTED:
         raise BsfgError(
@@ -254,7 +254,7 @@ def _raise_halt(driver: LinkDriver) -> None:
         )
 
 
-def _raise_local(driver: LinkDriver) -> None:
+def _raise_local(driver: RunningLink) -> None:
     """Where our own store is in trouble, the decision may not be durable; where the peer is away, it is."""
     error = driver.link.error
     if error is not None and driver.link.trouble in (LinkState.LOCAL_UNAVAILABLE, LinkState.LOCAL_FULL):
@@ -266,7 +266,7 @@ def span(first: int, last: int) -> Row:
     return {"from": first, "to": last, "count": last - first + 1}
 
 
-def _not_this(driver: LinkDriver, what: str, hint: str) -> BsfgError:
+def _not_this(driver: RunningLink, what: str, hint: str) -> BsfgError:
     halt = driver.link.halt if driver.link.phase is Phase.HALTED else None
     found = f"halted for {halt.reason}" if halt else f"{driver.state}"
     return BsfgError(
@@ -323,7 +323,7 @@ def _unavailable_start(name: LinkName, sequence: int, error: PeerRefused) -> Bsf
     return error
 
 
-async def _epoch_preview(client: PeerClient, driver: LinkDriver, found: _Start) -> Row:
+async def _epoch_preview(client: PeerClient, driver: RunningLink, found: _Start) -> Row:
     """What of the accepted epoch would be skipped and fetched, by the sender's word."""
     cursor, start = driver.link.cursor, found.page.start_sequence
     rows = [row for row in await client.streams() if row["stream"] == driver.name.stream]

@@ -26,6 +26,7 @@ from bsfg.core.conversation import (
     Fetch,
     Locate,
     Located,
+    Looked,
     PageFetched,
     Quarantine,
     RecordSaved,
@@ -34,12 +35,14 @@ from bsfg.core.conversation import (
     Started,
     Step,
     StepFailed,
+    StoreDoubted,
     Wait,
     Waited,
 )
 from bsfg.core.link import advance
-from bsfg.core.link_state import Link, StepFailure, state_of
+from bsfg.core.link_state import Link, Phase, StepFailure, state_of
 from bsfg.daemon import failpoints
+from bsfg.daemon.running_link import InHand
 from bsfg.daemon.scheduling import ADMISSION_SECONDS_MAX, LinkTraffic, PeerTraffic, Turn
 from bsfg.daemon.watchdog import Watchdog
 from bsfg.errors import BsfgError, Code, PeerRefused
@@ -52,6 +55,8 @@ STEP_SECONDS_MAX: Final = 120.0
 CONFIRM_RETRY_SECONDS: Final = 1.0
 CONFIRM_PERIOD_SECONDS: Final = 0.2
 """A confirm costs the sender a durable write; it serves views and later agreement, so it may be a little late."""
+LOOK_SECONDS: Final = 10.0
+"""How often a link that flows holds against the stream itself what it believes of it (I20)."""
 
 
 class LinkObserver(Protocol):
@@ -94,6 +99,7 @@ class LinkDriver:
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     """What is out, by ticket."""
     _confirm: asyncio.Task[None] | None = None
+    _watch: asyncio.Task[None] | None = None
     _confirm_due: float = 0.0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -111,15 +117,27 @@ class LinkDriver:
         """The link's state; ``stalled`` when it has got nowhere for a minute (I26)."""
         return self._watchdog.state(self.link, self.clock.monotonic())
 
+    @property
+    def in_hand(self) -> InHand:
+        """Facts that were fetched and are not yet durable."""
+        flights = self.link.flights
+        return InHand(self.link.facts_in_hand, flights[0].facts[0].time if flights else None)
+
     def tell(self, event: Event) -> None:
         """Give the link an outside word; dropped when the link is so far behind that it will look anyway."""
         with contextlib.suppress(asyncio.QueueFull):
             self._events.put_nowait(event)
 
+    async def instruct(self, event: Event) -> Link:
+        """As :meth:`tell`; the link as it was just before (``running_link.RunningLink``)."""
+        self.tell(event)
+        return self.link
+
     async def run(self) -> None:
         """Drive the link until cancelled."""
         try:
             self._take(Started())
+            self._watch = asyncio.create_task(self._keep_looking(), name=f"looking at {self.name}")
             while True:
                 self._take(await self._events.get())
         finally:
@@ -187,11 +205,11 @@ class LinkDriver:
             case Fetch():
                 async with self._traffic.turn(step) as turn:
                     return await self._fetch(turn)
-            case SaveRecord(ticket=ticket, record=record):
+            case SaveRecord(ticket=ticket, record=record, revision=revision):
                 failpoints.passed("record.before")
-                await self.inbound.save_record(self.name, record)
+                saved = await self.inbound.save_record(self.name, record, revision)
                 failpoints.passed("record.after")
-                return RecordSaved(ticket)
+                return RecordSaved(ticket, saved)
             case Append():
                 return await self._append(step)
             case Quarantine(ticket=ticket, epoch=epoch, fact=fact):
@@ -279,8 +297,27 @@ class LinkDriver:
             event = ConfirmFailed()
         await self._events.put(event)
 
+    async def _keep_looking(self) -> None:
+        """Beside the steps, so that nothing waits for it: whatever it finds wrong, the link reads anew."""
+        while True:
+            await self.clock.sleep(LOOK_SECONDS * (0.75 + 0.5 * self.chance()))
+            since = self.link.fence
+            if self.link.phase is not Phase.FLOWING or since is None:
+                continue
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    self.tell(Looked(since, await self.inbound.locate(self.name)))
+            except BsfgError as error:
+                # That the store is away the steps find out themselves; that the stream is gone they may not.
+                if error.code is Code.NOT_FOUND:
+                    self.tell(StoreDoubted())
+            except TimeoutError:
+                continue
+            except Exception as error:
+                self.observer.failed_unexpectedly(self.name, "Look", error)
+
     async def _stop_tasks(self) -> None:
-        tasks = [*self._tasks.values(), *([self._confirm] if self._confirm else [])]
+        tasks = [*self._tasks.values(), *(task for task in (self._confirm, self._watch) if task)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

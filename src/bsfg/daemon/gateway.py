@@ -15,16 +15,16 @@ from structlog.typing import FilteringBoundLogger
 from bsfg.config.values import Configuration
 from bsfg.core.conversation import Woken
 from bsfg.daemon.audit import AuditLog
-from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.exports import REFRESH_SECONDS, Exports
 from bsfg.daemon.gauges import GaugeReadings, families
 from bsfg.daemon.generations import Generations
 from bsfg.daemon.healing import Healer
 from bsfg.daemon.history import History
 from bsfg.daemon.keep import InboundKeeper
-from bsfg.daemon.links import LinkSupervisor
+from bsfg.daemon.loop_watch import watch_loop
 from bsfg.daemon.partitions import Partition, Partitions
 from bsfg.daemon.peer_table import PeerTable
+from bsfg.daemon.running_link import Links, RunningLink
 from bsfg.daemon.store_keeper import StoreKeeper
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.daemon.views import cursor_row, lag_facts
@@ -35,7 +35,6 @@ from bsfg.ports import Clock
 from bsfg.transport.access import Access
 from bsfg.transport.trust import TrustStore
 
-STALL_SECONDS: Final = 1.0
 FIRST_STORE_SECONDS: Final = 3.0
 CERTIFICATE_WARNING_SECONDS: Final = 30 * 86_400
 
@@ -50,7 +49,7 @@ class Parts:
     telemetry: Telemetry
     access: Access
     peers: PeerTable
-    links: LinkSupervisor
+    links: Links
     partitions: Partitions
     exports: Exports
     keeper: StoreKeeper
@@ -98,7 +97,7 @@ class Gateway:
         await self._apply()
         self._spawn(parts.partitions.run(), "partitions")
         self._spawn(self._refresh_exports(), "exports")
-        self._spawn(self._watch_loop(), "loop watch")
+        self._spawn(watch_loop(parts.clock, self.loop_stalled), "loop watch")
         self._spawn(parts.healer.run(), "healer")
         self._spawn(parts.generations.run(), "generations")
         self._spawn(parts.keep.run(), "keep")
@@ -182,6 +181,7 @@ class Gateway:
             )
         if self.reload_error is not None:
             found.append(f"the configuration on disk does not run: {self.reload_error.splitlines()[0]}")
+        found += self.parts.links.problems()
         for row in self.cursor_rows():
             if row["state"] in ("halted", "stalled", "local_full", "local_unavailable"):
                 found.append(
@@ -197,7 +197,7 @@ class Gateway:
     def cursor_rows(self) -> list[dict[str, Any]]:
         return [self.cursor_row(driver) for driver in self.parts.links.drivers]
 
-    def cursor_row(self, driver: LinkDriver) -> dict[str, Any]:
+    def cursor_row(self, driver: RunningLink) -> dict[str, Any]:
         """One link as ``cursor query`` prints it; ``rewinding`` is there only while a generation is being built."""
         row = cursor_row(driver, self.parts.links, self.parts.peers.monitor(driver.name.peer))
         building = self.parts.generations.building(driver.name)
@@ -207,7 +207,7 @@ class Gateway:
         """Every link with what people want to know beside it: rate, time of arrival, bytes behind; unknown is null."""
         return [self._link_row(driver) for driver in self.parts.links.drivers]
 
-    def _link_row(self, driver: LinkDriver) -> dict[str, Any]:
+    def _link_row(self, driver: RunningLink) -> dict[str, Any]:
         row, word, rate = self.cursor_row(driver), driver.link.word, self.history.rate(driver.name)
         is_known = row["lag_facts"] is not None and word is not None
         return row | {
@@ -292,15 +292,10 @@ class Gateway:
             await self.parts.exports.refresh(self.exported())
             await asyncio.sleep(REFRESH_SECONDS)
 
-    async def _watch_loop(self) -> None:
-        """Name every second in which the loop did not run: nothing else would."""
-        while True:
-            before = self.parts.clock.monotonic()
-            await asyncio.sleep(STALL_SECONDS / 2)
-            late = self.parts.clock.monotonic() - before - STALL_SECONDS / 2
-            if late > STALL_SECONDS:
-                self.parts.telemetry.loop_stalls.inc()
-                self.parts.journal.warning("loop_stalled", message=f"the loop did not run for {late:.1f} s")
+    def loop_stalled(self, seconds: float, place: str = "the loop") -> None:
+        """A loop of this gateway did not run for so long."""
+        self.parts.telemetry.loop_stalls.inc()
+        self.parts.journal.warning("loop_stalled", message=f"{place} did not run for {seconds:.1f} s")
 
     def _spawn(self, work: Any, name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
@@ -326,6 +321,8 @@ def refuse_unreloadable(before: Configuration, after: Configuration) -> None:
         "log",
     )
     found = [key for key in keys if getattr(before.zone, key) != getattr(after.zone, key)]
+    if before.zone.limits.worker_processes != after.zone.limits.worker_processes:
+        found.append("limits.worker_processes")
     if found:
         names = ", ".join(key.removesuffix("_rule") for key in found)
         raise BsfgError(

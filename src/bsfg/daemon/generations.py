@@ -24,8 +24,9 @@ from bsfg.core.link_state import Link, Phase
 from bsfg.core.reconcile import Resume, resume
 from bsfg.daemon.audit import AuditLog
 from bsfg.daemon.comparison import Comparison
-from bsfg.daemon.driver import LinkDriver
-from bsfg.daemon.links import LinkSupervisor
+from bsfg.daemon.driver import LinkDriver, LinkObserver
+from bsfg.daemon.links import LinkMeans
+from bsfg.daemon.running_link import Links
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import Cursor, LinkName, LinkRecord, LinkState
 from bsfg.model.moment import format_time
@@ -98,7 +99,10 @@ class Generations:
     """Every generation that is being built in this zone; one a link."""
 
     store: JetStreamGenerations
-    links: LinkSupervisor
+    links: Links
+    means: LinkMeans
+    observer: LinkObserver
+    """Of the links themselves; it is told of the peer and of faults."""
     audit: AuditLog
     journal: FilteringBoundLogger
     is_store_ready: Callable[[], bool]
@@ -245,11 +249,11 @@ class Generations:
         settings = replace(running.link.settings, starts_on_load=False)
         return LinkDriver(
             Link(build.name, settings),
-            self.links.client_of(build.name.peer),
+            self.means.client_of(build.name.peer),
             self.guarded(log),
-            self.links.quarantine,
-            self.links.clock,
-            _BuildObserver(build, self.links),
+            self.means.quarantine,
+            self.means.clock,
+            _BuildObserver(build, self.observer),
         )
 
     async def _fill(self, build: Build, driver: LinkDriver) -> None:
@@ -325,7 +329,7 @@ class Generations:
                 scanned_through=judged.cursor.scanned_through,
                 **build.compared(),
             )
-            await self.links.inbound.save_record(build.name, record)
+            await self.means.inbound.save_record(build.name, record)
             await self._finish(build)
 
     async def _present(self, build: Build) -> Cursor | None:
@@ -360,9 +364,9 @@ class Generations:
 class _BuildObserver:
     """What a generation's driver reports: counted here, and nothing of it is the link's own state."""
 
-    def __init__(self, build: Build, links: LinkSupervisor) -> None:
+    def __init__(self, build: Build, observer: LinkObserver) -> None:
         self._build = build
-        self._links = links
+        self._observer = observer
 
     def announced(self, name: LinkName, event: str, message: str) -> None:
         """The lines of a recovery are the link's."""
@@ -371,10 +375,10 @@ class _BuildObserver:
         """Shown by ``cursor query``."""
 
     def peer_answered(self, name: LinkName) -> None:
-        self._links.peer_answered(name)
+        self._observer.peer_answered(name)
 
     def peer_silent(self, name: LinkName, error: BsfgError) -> None:
-        self._links.peer_silent(name, error)
+        self._observer.peer_silent(name, error)
 
     def fetched(self, name: LinkName, seconds: float, error: BsfgError | None) -> None:
         """Not the link's."""
@@ -387,10 +391,10 @@ class _BuildObserver:
         """Not the link's."""
 
     def set_aside(self, name: LinkName, sequence: int) -> None:
-        self._links.set_aside(name, sequence)
+        self._observer.set_aside(name, sequence)
 
     def failed_unexpectedly(self, name: LinkName, step: str, error: BaseException) -> None:
-        self._links.failed_unexpectedly(name, step, error)
+        self._observer.failed_unexpectedly(name, step, error)
 
 
 def _check(build: Build, link: Link) -> None:

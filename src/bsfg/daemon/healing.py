@@ -13,7 +13,7 @@ import contextlib
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -192,10 +192,7 @@ class Healer:
         space = Space.of(self.data)
         if space is not None and space.is_full:
             self._note_space(space)
-            raise StoreFull(
-                f"{operation}: the disk of {self.data} is full: {space}",
-                hint="free space there; nothing is dropped, and it goes on by itself",
-            )
+            raise no_room(operation, self.data, space)
 
     @asynccontextmanager
     async def storing(self, operation: str, place: str) -> AsyncIterator[None]:
@@ -204,10 +201,10 @@ class Healer:
         try:
             yield
         except BsfgError as error:
-            if _may_be_wedged(error):
-                self._note_failure(place, error)
+            if may_be_wedged(error):
+                self.append_failed(place, error.message)
             raise
-        self._failing.pop(place, None)
+        self.append_worked(place)
 
     # The watch.
 
@@ -282,10 +279,15 @@ class Healer:
 
     # Wedges.
 
-    def _note_failure(self, place: str, error: BsfgError) -> None:
+    def append_failed(self, place: str, cause: str) -> None:
+        """An append to the stream ``place`` failed as it does on a wedged stream."""
         failing = self._failing.setdefault(place, _Failing(self.clock.monotonic(), 0, ""))
         failing.count += 1
-        failing.cause = error.message
+        failing.cause = cause
+
+    def append_worked(self, place: str) -> None:
+        """An append to the stream ``place`` was stored."""
+        self._failing.pop(place, None)
 
     def _judge_failing(self, answers: bool) -> None:
         """Appends that keep failing though the server answers and there is space: it is wedged."""
@@ -354,11 +356,26 @@ class Healer:
         self.resume()
 
 
-def _may_be_wedged(error: BsfgError) -> bool:
+def no_room(operation: str, data: Path, space: Space) -> StoreFull:
+    """The definite refusal while the disk is full."""
+    return StoreFull(
+        f"{operation}: the disk of {data} is full: {space}",
+        hint="free space there; nothing is dropped, and it goes on by itself",
+    )
+
+
+def may_be_wedged(error: BsfgError) -> bool:
     """Whether an append failed as it does on a wedged stream: without an answer, or for lack of space."""
     if isinstance(error, StoreFull):
         return "no space left" in error.message
     return isinstance(error, OutcomeUnknown | SubstrateUnavailable) or error.code is Code.TIMED_OUT
+
+
+class AppendGuard(Protocol):
+    """What stands around every append: the :class:`Healer`, or in a worker process what reports to it."""
+
+    def storing(self, operation: str, place: str) -> AbstractAsyncContextManager[None]:
+        """See :meth:`Healer.storing`."""
 
 
 @dataclass
@@ -366,7 +383,7 @@ class HealedInboundLog:
     """``ports.InboundLog`` in front of another: refuses while the disk is full, and tells the healer what fails."""
 
     inner: InboundLog
-    healer: Healer
+    healer: AppendGuard
 
     async def provision(self, link: LinkName) -> None:
         """See ``ports.InboundLog.provision``."""
@@ -381,7 +398,7 @@ class HealedInboundLog:
         async with self.healer.storing(f"appending to the inbound stream of {link}", f"link {link}"):
             return await self.inner.append(link, fence, epoch, facts)
 
-    async def save_record(self, link: LinkName, record: LinkRecord) -> None:
+    async def save_record(self, link: LinkName, record: LinkRecord, revision: int | None = None) -> int:
         """See ``ports.InboundLog.save_record``."""
         async with self.healer.storing(f"saving the record of {link}", f"the record of {link}"):
-            await self.inner.save_record(link, record)
+            return await self.inner.save_record(link, record, revision)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.exports import ExportRow
+from bsfg.daemon.running_link import RunningLink
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import ZoneId
 from bsfg.ports import Clock
@@ -37,9 +37,9 @@ class History:
     """Samples of every link and peer; ``lag_of`` is a link's lag in facts, None while nobody knows."""
 
     clock: Clock
-    drivers: Callable[[], Iterable[LinkDriver]]
+    drivers: Callable[[], Iterable[RunningLink]]
     exports: Callable[[], Iterable[ExportRow]]
-    lag_of: Callable[[LinkDriver], int | None]
+    lag_of: Callable[[RunningLink], int | None]
     times: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES_MAX))
     """Wall-clock seconds since 1970 of each sample, for the charts."""
     _appended: dict[LinkName, deque[int]] = field(default_factory=dict)

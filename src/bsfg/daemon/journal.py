@@ -67,8 +67,13 @@ def open_journal(
         context_class=dict,
         zone=zone,
     )
-    logging.basicConfig(handlers=[_FromLibraries(journal)], level=logging.WARNING, force=True)
+    forward_libraries(journal)
     return journal
+
+
+def forward_libraries(journal: FilteringBoundLogger) -> None:
+    """Warnings of the libraries that we use become lines of this journal."""
+    logging.basicConfig(handlers=[_FromLibraries(journal)], level=logging.WARNING, force=True)
 
 
 class _FromLibraries(logging.Handler):

@@ -15,8 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from bsfg.config.values import Keep, LinkConfig
 from bsfg.core.link_state import Phase
-from bsfg.daemon.driver import LinkDriver
-from bsfg.daemon.links import LinkSupervisor
+from bsfg.daemon.running_link import Links, RunningLink
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.errors import BsfgError
 from bsfg.model.cursor import LinkName
@@ -35,7 +34,7 @@ class InboundKeeper:
     """One round a minute over every link with ``keep``, and one soon after a link has caught up."""
 
     store: InboundKeep
-    links: LinkSupervisor
+    links: Links
     configured: Callable[[], Mapping[LinkName, LinkConfig]]
     zone: ZoneId
     clock: Clock
@@ -95,7 +94,7 @@ class InboundKeeper:
                 message=f"removing what keep does not want failed: {error.message}",
             )
 
-    def _stream(self, driver: LinkDriver) -> str:
+    def _stream(self, driver: RunningLink) -> str:
         fence, name = driver.link.fence, driver.name
         assert fence is not None
         return inbound_physical(name.peer, name.stream, fence.generation)

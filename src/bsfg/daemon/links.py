@@ -1,29 +1,26 @@
 """One task a link, and nothing that one link does can stop another (I24).
 
-The supervisor starts a link once its inbound stream exists, starts it again if its driver ever fails, and turns what
-drivers report into metrics and log lines.
+The supervisor starts a link once its inbound stream exists, and starts it again if its driver ever fails. With
+``limits.worker_processes`` each worker has one, and ``worker_links`` stands in front of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from structlog.typing import FilteringBoundLogger
-
 from bsfg.config.limits import Limits
 from bsfg.config.values import Compression, LinkConfig, LinkStart, OnGap, OnUnstorable
 from bsfg.core.backoff import Backoff
-from bsfg.core.conversation import Event, PartitionBegan, PartitionEnded, Reconfigured, Woken
+from bsfg.core.conversation import Event, PartitionBegan, PartitionEnded, Reconfigured, StoreDoubted
 from bsfg.core.link_state import Link, LinkSettings
-from bsfg.daemon.driver import LinkDriver
-from bsfg.daemon.journal import place_of
+from bsfg.daemon.driver import LinkDriver, LinkObserver
+from bsfg.daemon.running_link import Links, RunningLink
 from bsfg.daemon.scheduling import LinkTraffic, Pace, PeerTraffic
-from bsfg.daemon.telemetry import Telemetry
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import LinkName, LinkState
 from bsfg.model.names import ZoneId
@@ -33,12 +30,7 @@ from bsfg.ports import Clock, InboundLog, PeerClient, Quarantine
 PAGE_FACTS: Final = 5_000
 PAGES_MAX: Final = 8
 """In one answer while a link catches up."""
-_IN_ORDER: Final = (LinkState.LEVEL, LinkState.CATCHING_UP)
 RESTART_SECONDS: Final = 2.0
-
-
-def _nobody(name: LinkName) -> None:
-    """Nobody listens."""
 
 
 def settings_of(config: LinkConfig, limits: Limits) -> LinkSettings:
@@ -69,24 +61,26 @@ class _Running:
     error: BsfgError | None = None
 
 
-@dataclass
-class LinkSupervisor:
-    """Every configured link of this zone; also the observer of their drivers."""
+@dataclass(frozen=True, slots=True)
+class LinkMeans:
+    """What a driver works with."""
 
     inbound: InboundLog
     quarantine: Quarantine
     clock: Clock
-    journal: FilteringBoundLogger
-    telemetry: Telemetry
     client_of: Callable[[ZoneId], PeerClient]
-    peer_answered_by: Callable[[ZoneId], None]
-    peer_silent_by: Callable[[ZoneId, BsfgError], None]
-    became_level: Callable[[LinkName], None] = _nobody
+
+
+@dataclass
+class LinkSupervisor:
+    """Links that run in this process (``running_link.Links``)."""
+
+    means: LinkMeans
+    observer: LinkObserver
     _links: dict[LinkName, _Running] = field(default_factory=dict)
     _partitioned: set[ZoneId] = field(default_factory=set)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Links are started and stopped one at a time."""
-    _duplicates: dict[LinkName, int] = field(default_factory=dict)
     _peers: dict[ZoneId, PeerTraffic] = field(default_factory=dict)
 
     @property
@@ -108,10 +102,17 @@ class LinkSupervisor:
         running = self._links[name]
         return running.driver.link.error or running.error
 
+    def problems(self) -> Sequence[str]:
+        """What hinders links is in their states."""
+        return ()
+
     async def apply(
         self, links: Mapping[LinkName, LinkConfig], limits: Limits, partitioned: Iterable[ZoneId]
     ) -> None:
-        """Run exactly these links: stop what is gone, start what is new, tell the others their settings."""
+        """Run exactly these links: stop what is gone, start what is new, tell the others their settings.
+
+        A link whose peer has another client, since its entry changed, starts anew with it.
+        """
         async with self._turn:
             self._partitioned = set(partitioned)
             for name in [name for name in self._links if name not in links]:
@@ -121,7 +122,10 @@ class LinkSupervisor:
                 running = self._links.get(name)
                 if running is None:
                     running = self._start(name, settings)
-                elif running.driver.link.settings != settings:
+                elif running.driver.client is not self.means.client_of(name.peer):
+                    await _end(running.task)
+                    self._begin_anew(name)
+                if running.driver.link.settings != settings:
                     running.driver.tell(Reconfigured(settings))
                 running.traffic.configure(pace_of(config))
 
@@ -135,13 +139,11 @@ class LinkSupervisor:
             running = self._links.get(name)
             if running is None:
                 raise BsfgError(Code.UNAVAILABLE, f"link {name} does not run")
-            running.task.cancel()
-            await asyncio.gather(running.task, return_exceptions=True)
+            await _end(running.task)
             try:
                 yield
             finally:
-                self._renew(name)
-                running.task = asyncio.create_task(self._run(name), name=f"link {name}")
+                self._begin_anew(name)
 
     def tell_peer(self, peer: ZoneId, event: Event) -> None:
         """Give every link from this peer an outside word."""
@@ -153,9 +155,10 @@ class LinkSupervisor:
         (self._partitioned.add if is_partitioned else self._partitioned.discard)(peer)
         self.tell_peer(peer, PartitionBegan() if is_partitioned else PartitionEnded())
 
-    def wake_all(self) -> None:
+    def store_returned(self) -> None:
+        """What the local store had acknowledged may be gone with what it was away for: every link reads its end."""
         for driver in self.drivers:
-            driver.tell(Woken())
+            driver.tell(StoreDoubted())
 
     async def stop(self) -> None:
         async with self._turn:
@@ -164,21 +167,26 @@ class LinkSupervisor:
 
     def _start(self, name: LinkName, settings: LinkSettings) -> _Running:
         link = Link(name, settings, is_partitioned=name.peer in self._partitioned)
-        traffic = LinkTraffic(name, self._peers.setdefault(name.peer, PeerTraffic()), self.clock)
+        traffic = LinkTraffic(name, self._peers.setdefault(name.peer, PeerTraffic()), self.means.clock)
         driver = self._driver(link, traffic)
         task = asyncio.create_task(self._run(name), name=f"link {name}")
         self._links[name] = running = _Running(driver, task, traffic)
         return running
 
     def _driver(self, link: Link, traffic: LinkTraffic) -> LinkDriver:
-        client = self.client_of(link.name.peer)
-        return LinkDriver(link, client, self.inbound, self.quarantine, self.clock, self, traffic=traffic)
+        means, client = self.means, self.means.client_of(link.name.peer)
+        return LinkDriver(
+            link, client, means.inbound, means.quarantine, means.clock, self.observer, traffic=traffic
+        )
 
     async def _stop(self, name: LinkName) -> None:
         running = self._links.pop(name)
-        running.task.cancel()
-        await asyncio.gather(running.task, return_exceptions=True)
+        await _end(running.task)
         running.traffic.close()
+
+    def _begin_anew(self, name: LinkName) -> None:
+        self._renew(name)
+        self._links[name].task = asyncio.create_task(self._run(name), name=f"link {name}")
 
     async def _run(self, name: LinkName) -> None:
         """Provision, then drive; a driver that fails starts again from what is durable."""
@@ -186,16 +194,16 @@ class LinkSupervisor:
         while True:
             running = self._links[name]
             try:
-                await self.inbound.provision(name)
+                await self.means.inbound.provision(name)
                 running.is_provisioned, running.error, attempt = True, None, 0
                 await running.driver.run()
             except BsfgError as error:
                 running.error = error
                 attempt += 1
-                await self.clock.sleep(backoff.delay(attempt, random.random()))
+                await self.means.clock.sleep(backoff.delay(attempt, random.random()))
             except Exception as error:
-                self.failed_unexpectedly(name, "driver", error)
-                await self.clock.sleep(RESTART_SECONDS)
+                self.observer.failed_unexpectedly(name, "driver", error)
+                await self.means.clock.sleep(RESTART_SECONDS)
                 self._renew(name)
 
     def _renew(self, name: LinkName) -> None:
@@ -205,86 +213,15 @@ class LinkSupervisor:
         link = Link(name, old.settings, is_partitioned=is_partitioned, is_requested=old.is_requested)
         running.driver = self._driver(link, running.traffic)
 
-    # LinkObserver: what drivers report.
 
-    def announced(self, name: LinkName, event: str, message: str) -> None:
-        write = self.journal.error if event == "link_halted" else self.journal.info
-        write(event, peer=name.peer, stream=name.stream, message=message)
-
-    def state_changed(self, name: LinkName, before: LinkState, link: Link) -> None:
-        state = self.state(name)
-        if state is LinkState.LEVEL:
-            self.became_level(name)
-        if before in _IN_ORDER and state in _IN_ORDER:
-            # Every fact takes a link from level to catching up and back: that is what a link does, and no news.
-            return
-        reason = link.halt.reason.value if link.halt else None
-        cause = (
-            link.error.message
-            if link.error and state not in (LinkState.LEVEL, LinkState.CATCHING_UP)
-            else None
-        )
-        self.journal.info(
-            "link_state",
-            peer=name.peer,
-            stream=name.stream,
-            message=f"link is {state}" + (f": {cause}" if cause else ""),
-            before=before.value,
-            state=state.value,
-            reason=reason,
-        )
-
-    def peer_answered(self, name: LinkName) -> None:
-        self.peer_answered_by(name.peer)
-
-    def peer_silent(self, name: LinkName, error: BsfgError) -> None:
-        self.peer_silent_by(name.peer, error)
-
-    def fetched(self, name: LinkName, seconds: float, error: BsfgError | None) -> None:
-        result = error.code.label if error else "ok"
-        self.telemetry.fetch_requests.labels(name.peer, name.stream, result).inc()
-        self._count_duplicates(name)
-
-    def _count_duplicates(self, name: LinkName) -> None:
-        total = self._links[name].driver.link.facts_duplicate
-        growth = total - self._duplicates.get(name, 0)
-        self._duplicates[name] = total
-        if growth > 0:
-            self.telemetry.facts_duplicate.labels(name.peer, name.stream).inc(growth)
-
-    def appended(self, name: LinkName, facts: int, seconds: float, error: BsfgError | None) -> None:
-        labels = (name.peer, name.stream)
-        self.telemetry.append_requests.labels(*labels).inc()
-        if error is not None:
-            self.telemetry.append_failures.labels(*labels, error.code.label).inc()
-            return
-        self.telemetry.append_latency.labels(*labels).observe(seconds)
-        self.telemetry.facts_appended.labels(*labels).inc(facts)
-
-    def confirmed(self, name: LinkName, error: BsfgError | None) -> None:
-        result = error.code.label if error else "ok"
-        self.telemetry.confirm_requests.labels(name.peer, name.stream, result).inc()
-
-    def set_aside(self, name: LinkName, sequence: int) -> None:
-        self.journal.error(
-            "fact_set_aside",
-            peer=name.peer,
-            stream=name.stream,
-            message=f"fact {sequence} can't be stored here; its bytes are in the quarantine",
-        )
-
-    def failed_unexpectedly(self, name: LinkName, step: str, error: BaseException) -> None:
-        self.journal.error(
-            "link_fault",
-            peer=name.peer,
-            stream=name.stream,
-            message=f"{step} failed unexpectedly: {error!r}{place_of(error)}",
-        )
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
-def require(supervisor: LinkSupervisor, name: LinkName, known_links: Collection[LinkName]) -> LinkDriver:
-    """The running driver of a link, or an error that says which lines to add (contract, ``bsfg fetch``)."""
-    driver = supervisor.driver(name)
+def require(links: Links, name: LinkName, known_links: Collection[LinkName]) -> RunningLink:
+    """The running link, or an error that says which lines to add (contract, ``bsfg fetch``)."""
+    driver = links.driver(name)
     if driver is not None:
         return driver
     if name in known_links:

@@ -12,13 +12,13 @@ from typing import Any, Final
 from bsfg import __version__
 from bsfg.config.describe import describe
 from bsfg.core.conversation import Woken
-from bsfg.core.link_state import Phase
+from bsfg.core.link_state import Link, Phase
 from bsfg.daemon.caller import caller
 from bsfg.daemon.decisions import Decisions
-from bsfg.daemon.driver import LinkDriver
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.links import require
 from bsfg.daemon.reload import Reloader
+from bsfg.daemon.running_link import RunningLink
 from bsfg.daemon.stream_decisions import StreamDecisions
 from bsfg.daemon.stream_operations import LocalStore, StreamOperations
 from bsfg.daemon.timeline import Timeline
@@ -184,8 +184,7 @@ class Operations(StreamOperations):
         if dry_run:
             return await self._preview(driver, mode)
         self._refuse_contradiction(driver, mode)
-        before = driver.link
-        await self._one_round(driver)
+        before = await self._one_round(driver)
         link = driver.link
         return {
             "peer": driver.name.peer,
@@ -195,12 +194,12 @@ class Operations(StreamOperations):
             "cursor": self.gateway.cursor_row(driver),
         }
 
-    async def _one_round(self, driver: LinkDriver) -> None:
-        rounds = driver.link.rounds
-        driver.tell(Woken(by_operator=True))
+    async def _one_round(self, driver: RunningLink) -> Link:
+        """The link as it was before the round."""
+        before = await driver.instruct(Woken(by_operator=True))
         try:
             async with asyncio.timeout(ROUND_SECONDS_MAX):
-                while driver.link.rounds == rounds:
+                while driver.link.rounds == before.rounds:
                     await driver.changed()
                     _raise_trouble(driver)
         except TimeoutError:
@@ -209,8 +208,9 @@ class Operations(StreamOperations):
                 f"fetch {driver.name}: no page was applied within {ROUND_SECONDS_MAX:.0f} s",
                 hint="bsfg cursor query shows the link's state; what is under way goes on",
             ) from None
+        return before
 
-    async def _preview(self, driver: LinkDriver, mode: InitMode | None) -> dict[str, Any]:
+    async def _preview(self, driver: RunningLink, mode: InitMode | None) -> dict[str, Any]:
         """What each mode would replay, by the sender's word; nothing is stored."""
         configured = driver.link.settings.init_mode
         modes = {each.text: each for each in (configured, mode) if each is not None}
@@ -223,7 +223,7 @@ class Operations(StreamOperations):
             rows.append(_preview_row(each, await client.fetch(request), is_configured=each == configured))
         return {"peer": driver.name.peer, "stream": driver.name.stream, "modes": rows, "dry_run": True}
 
-    def _refuse_contradiction(self, driver: LinkDriver, mode: InitMode | None) -> None:
+    def _refuse_contradiction(self, driver: RunningLink, mode: InitMode | None) -> None:
         """A start is resolved once: a mode that says otherwise is refused, never obeyed (I21)."""
         if mode is None:
             return
@@ -331,7 +331,7 @@ class Operations(StreamOperations):
             )
         return zone
 
-    def _driver(self, peer: str, stream: str) -> LinkDriver:
+    def _driver(self, peer: str, stream: str) -> RunningLink:
         name = LinkName(self._known_peer(peer), parse_stream(stream))
         return require(self.gateway.parts.links, name, self.gateway.configuration.links)
 
@@ -384,7 +384,7 @@ def _preview_row(mode: InitMode, page: Page, *, is_configured: bool) -> dict[str
     }
 
 
-def _raise_trouble(driver: LinkDriver) -> None:
+def _raise_trouble(driver: RunningLink) -> None:
     """What hinders a round, as the error that an operator can act on."""
     link = driver.link
     if link.halt is not None and link.phase is Phase.HALTED:

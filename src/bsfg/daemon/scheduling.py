@@ -20,12 +20,12 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
 from typing import Final
 
 from bsfg.config.values import PRIORITY_DEFAULT
 from bsfg.core.conversation import Fetch
 from bsfg.model.cursor import LinkName
+from bsfg.model.facts import Facts
 from bsfg.model.page import BYTES_MAX, Page
 from bsfg.ports import Clock
 
@@ -49,9 +49,6 @@ ADMISSION_SECONDS_MAX: Final = TURN_SECONDS_MAX + DEBT_SECONDS_MAX + 1.0
 FACT_OVERHEAD_BYTES: Final = 64
 """What a fact takes in a page beside headers and payload: its subject and numbers, about."""
 
-_HEADERS: Final = itemgetter(3)
-_PAYLOAD: Final = itemgetter(4)
-
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -64,9 +61,8 @@ class Pace:
 
 def page_bytes(page: Page) -> int:
     """About what the page takes uncompressed; this is what limits and shares are counted in."""
-    facts = page.facts
-    payloads, headers = sum(map(len, map(_PAYLOAD, facts))), sum(map(len, map(_HEADERS, facts)))
-    return payloads + headers + len(facts) * FACT_OVERHEAD_BYTES
+    facts = Facts.of(page.facts)
+    return facts.content_bytes + len(facts) * FACT_OVERHEAD_BYTES
 
 
 @dataclass

@@ -24,6 +24,10 @@ class Connection(Protocol):
     @property
     def problem(self) -> str | None: ...
 
+    @property
+    def connections(self) -> int:
+        """How many there have been."""
+
 
 @dataclass
 class StoreKeeper:
@@ -37,6 +41,7 @@ class StoreKeeper:
     is_ready: bool = False
     _first: asyncio.Event = field(default_factory=asyncio.Event)
     _again: asyncio.Event = field(default_factory=asyncio.Event)
+    _seen_connections: int = 0
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -71,6 +76,9 @@ class StoreKeeper:
                 )
             self.is_ready = False
             self.problem = self.connection.problem
+        elif self.connection.connections != self._seen_connections:
+            # It broke and came back between two looks; the server may be another one, or have lost its tail.
+            self._seen_connections, self.is_ready = self.connection.connections, False
 
     async def _provision(self) -> None:
         self._again.clear()

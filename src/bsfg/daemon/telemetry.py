@@ -92,7 +92,10 @@ LOG_EVENTS: Final = {
     "substrate_healed": "the embedded server was restarted, because it stored nothing",
     "link_stalled": "a link neither moves nor is proven level",
     "clock_skew": "a peer's clock differs from ours",
-    "loop_stalled": "the gateway's loop did not run for a while",
+    "loop_stalled": "the gateway's loop, or a worker process', did not run for a while",
+    "worker_started": "a worker process runs its links",
+    "worker_lost": "a worker process ended or did not answer, and is started again",
+    "worker_notice": "reports of a worker process were dropped",
     "log_lines_lost": "a log sink did not take lines in time; how many were lost",
 }
 

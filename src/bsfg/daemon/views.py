@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bsfg.daemon.driver import LinkDriver
-from bsfg.daemon.links import LinkSupervisor
 from bsfg.daemon.peers import PeerMonitor
+from bsfg.daemon.running_link import Links, RunningLink
 from bsfg.model.cursor import Gap, Init
 from bsfg.model.moment import NANOSECONDS, format_time
 
 WORD_FRESH_SECONDS: Final = 10.0
 
 
-def cursor_row(driver: LinkDriver, supervisor: LinkSupervisor, monitor: PeerMonitor | None) -> dict[str, Any]:
+def cursor_row(driver: RunningLink, links: Links, monitor: PeerMonitor | None) -> dict[str, Any]:
     """One link as ``bsfg cursor query`` prints it."""
     link, cursor = driver.link, driver.link.cursor
-    error = supervisor.error(driver.name)
+    error = links.error(driver.name)
     has_fact = cursor is not None and cursor.sequence is not None
     return {
         "peer": driver.name.peer,
         "stream": driver.name.stream,
-        "state": supervisor.state(driver.name).value,
+        "state": links.state(driver.name).value,
         "reason": link.halt.reason.value if link.halt else None,
         "epoch": cursor.epoch if cursor else None,
         "generation": link.fence.generation if link.fence else None,
@@ -36,7 +35,7 @@ def cursor_row(driver: LinkDriver, supervisor: LinkSupervisor, monitor: PeerMoni
     }
 
 
-def sender_word(driver: LinkDriver, monitor: PeerMonitor | None) -> dict[str, Any]:
+def sender_word(driver: RunningLink, monitor: PeerMonitor | None) -> dict[str, Any]:
     """Head and lag by the sender's word while it is fresh and the peer is reachable; its age always."""
     word, heard_at = driver.link.word, driver.heard_at
     age = None if heard_at is None else driver.clock.monotonic() - heard_at
@@ -48,20 +47,20 @@ def sender_word(driver: LinkDriver, monitor: PeerMonitor | None) -> dict[str, An
     }
     if word is None or not _is_fresh(driver, monitor):
         return row
-    flights = driver.link.flights
-    oldest = flights[0].facts[0].time if flights else word.next_time
+    in_hand = driver.in_hand
+    oldest = word.next_time if in_hand.oldest_time is None else in_hand.oldest_time
     lag = 0.0 if oldest is None else max(0, word.sender_time - oldest) / NANOSECONDS
-    facts = word.pending + driver.link.facts_in_hand
+    facts = word.pending + in_hand.facts
     return row | {"head": word.head, "lag_facts": facts, "lag_seconds": round(lag, 6)}
 
 
-def lag_facts(driver: LinkDriver, monitor: PeerMonitor | None) -> int | None:
+def lag_facts(driver: RunningLink, monitor: PeerMonitor | None) -> int | None:
     """The lag alone, as :func:`sender_word` has it."""
     word = driver.link.word
-    return None if word is None or not _is_fresh(driver, monitor) else word.pending + driver.link.facts_in_hand
+    return None if word is None or not _is_fresh(driver, monitor) else word.pending + driver.in_hand.facts
 
 
-def _is_fresh(driver: LinkDriver, monitor: PeerMonitor | None) -> bool:
+def _is_fresh(driver: RunningLink, monitor: PeerMonitor | None) -> bool:
     """Whether the sender's word counts: it is fresh, and the peer is reachable (contract, section 8)."""
     if driver.heard_at is None or (monitor is not None and monitor.reachable is False):
         return False

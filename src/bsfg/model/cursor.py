@@ -164,7 +164,9 @@ class LocalPosition:
     """One read of a link's inbound stream: the fence and the cursor that belong together, and the record beside them.
 
     ``tip`` is the cursor that the stream's last message spells, with ``scanned_through`` equal to its sequence; it is
-    None when the stream holds no message. ``foreign`` says that the last message was not written by this gateway.
+    None when the stream holds no message. ``foreign`` says that the last message was not written by this gateway,
+    ``removed`` that messages are gone which this gateway did not remove (I20). ``revision`` is that of the record, also
+    of one that can't be read or was deleted; 0 where there never was one.
     """
 
     fence: Fence
@@ -172,3 +174,5 @@ class LocalPosition:
     tip: Cursor | None
     record: LinkRecord | None
     foreign: str | None = None
+    removed: str | None = None
+    revision: int = 0

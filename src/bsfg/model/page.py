@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -56,11 +57,14 @@ class LogSlice:
     lie behind it. ``next_time`` is the stored time of the first of these, None if there are none.
     """
 
-    facts: list[Fact]
+    facts: Sequence[Fact]
     scanned_through: int
     head: int
     pending: int
     next_time: int | None
+    is_continuous: bool = False
+    """Whether the log can't have become another one since it was last described, so that nothing need be looked at
+    again: the reader has stood at this place since before, in a log that was neither made again nor restored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Page:
     pending: int
     sender_time: int
     next_time: int | None
-    facts: list[Fact]
+    facts: Sequence[Fact]
     pending_bytes: int | None = None
     """About how many stored bytes ``pending`` stands for, by the log's mean; for people, not for decisions."""
 

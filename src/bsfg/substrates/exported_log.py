@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from bsfg.errors import BsfgError
@@ -37,6 +38,8 @@ class JetStreamExportedLog:
         self._durability = durability
         self._epoch_began = epoch_began
         self._pools: dict[StreamName, ReaderPool] = {}
+        self._epochs: dict[StreamName, str] = {}
+        """As they were seen last."""
         self._epoch_turn = asyncio.Lock()
 
     def close(self) -> None:
@@ -91,17 +94,20 @@ class JetStreamExportedLog:
         if pool is None:
             pool = ReaderPool(lambda: PageReader(self._connect, physical(stream), stream))
             self._pools[stream] = pool
-        return await pool.read(after, limits)
+        epoch = self._epochs.get(stream)
+        found = await pool.read(after, limits)
+        return found if self._epochs.get(stream) == epoch else replace(found, is_continuous=False)
 
     async def _epoch(self, stream: StreamName) -> tuple[str, dict[str, Any]]:
         found = await self._describe_raw(stream)
         epoch = bound_epoch(found)
-        if epoch is not None:
-            return epoch, found
-        # One at a time, so that many readers who find the stream re-created begin one epoch and not many.
-        async with self._epoch_turn:
-            found = await self._describe_raw(stream)
-            return await ensure_epoch(self._control, stream, found, self._epoch_began)
+        if epoch is None:
+            # One at a time, so that many readers who find the stream re-created begin one epoch and not many.
+            async with self._epoch_turn:
+                found = await self._describe_raw(stream)
+                epoch, found = await ensure_epoch(self._control, stream, found, self._epoch_began)
+        self._epochs[stream] = epoch
+        return epoch, found
 
     async def _describe_raw(self, stream: StreamName) -> dict[str, Any]:
         return await self._control.api(f"STREAM.INFO.{physical(stream)}")

@@ -215,7 +215,7 @@ class JetStreamGenerations:
 
     async def forget(self, link: LinkName) -> None:
         """The link record is gone: for a link that is no longer configured and has no generation left."""
-        await StateBucket(self._control, BUCKET_LINKS, replicas=self._replicas).delete(
+        await StateBucket(self._control, BUCKET_LINKS, replicas=self._replicas).erase(
             link_key(link.peer, link.stream)
         )
 

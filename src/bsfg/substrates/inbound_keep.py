@@ -14,10 +14,12 @@ from typing import Any, Final
 from bsfg.errors import BsfgError
 from bsfg.model.moment import NANOSECONDS, format_time
 from bsfg.substrates.control import Control
+from bsfg.substrates.epochs import write_metadata
 from bsfg.substrates.jetstream_answers import is_no_message
 from bsfg.substrates.local_messages import local_message, pull_frames
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_frames import Frame
+from bsfg.substrates.stream_configs import REMOVED_KEY
 
 PAGE_MESSAGES: Final = 5_000
 PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -91,6 +93,10 @@ class InboundKeep:
         if below <= first:
             return Removed(0, 0)
         floor = await self._processed_through(jetstream_stream, consumer)
+        if REMOVED_KEY in (found["config"].get("metadata") or {}):
+            # Known durably before they go: what is gone without that was removed by somebody else (I20).
+            latest = await self._control.api(f"STREAM.INFO.{jetstream_stream}")
+            await write_metadata(self._control, latest, {REMOVED_KEY: str(below - 1)})
         answer = await self._control.api(f"STREAM.PURGE.{jetstream_stream}", {"seq": below})
         return Removed(int(answer["purged"]), max(0, below - max(first, floor + 1)))
 

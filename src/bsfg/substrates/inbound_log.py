@@ -28,7 +28,7 @@ from bsfg.substrates.page_writer import PageWriter, Strategy
 from bsfg.substrates.provisioning import ATOMIC_SINCE, ensure_consumer
 from bsfg.substrates.state_bucket import StateBucket
 from bsfg.substrates.stored_records import decode_link, encode_link
-from bsfg.substrates.stream_configs import inbound_config
+from bsfg.substrates.stream_configs import REMOVED_KEY, inbound_config
 
 READS_MAX: Final = 5
 NAMES_MAX: Final = 1024
@@ -123,7 +123,7 @@ class JetStreamInboundLog:
 
     async def locate(self, link: LinkName) -> LocalPosition:
         """See ``ports.InboundLog.locate``; ``NOT_FOUND`` where the link has no inbound stream."""
-        record = await self.record(link)
+        record, revision = await self._entry(link)
         generation = await self._generation(link, record)
         if generation is None:
             raise BsfgError(
@@ -138,6 +138,8 @@ class JetStreamInboundLog:
             tip=tip.cursor,
             record=record,
             foreign=tip.foreign,
+            removed=removed_by_others(found),
+            revision=revision,
         )
 
     async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:
@@ -165,9 +167,9 @@ class JetStreamInboundLog:
         finally:
             held.in_flight -= 1
 
-    async def save_record(self, link: LinkName, record: LinkRecord) -> None:
+    async def save_record(self, link: LinkName, record: LinkRecord, revision: int | None = None) -> int:
         """See ``ports.InboundLog.save_record``."""
-        await self._records.put(self._record_key(link), encode_link(record))
+        return await self._records.put(self._record_key(link), encode_link(record), revision)
 
     def _writer(self, link: LinkName, generation: int) -> _Writer:
         held = self._writers.get(link)
@@ -233,14 +235,17 @@ class JetStreamInboundLog:
 
     async def record(self, link: LinkName) -> LinkRecord | None:
         """The link record; None without one, or if it can't be read, which is reported."""
-        value = await self._records.get(self._record_key(link))
+        return (await self._entry(link))[0]
+
+    async def _entry(self, link: LinkName) -> tuple[LinkRecord | None, int]:
+        value, revision = await self._records.entry(self._record_key(link))
         if value is None:
-            return None
+            return None, revision
         try:
-            return decode_link(value)
+            return decode_link(value), revision
         except ValueError as error:
             self._report(f"link record of {link} in {BUCKET_LINKS} can't be read: {error}")
-            return None
+            return None, revision
 
     def _record_key(self, link: LinkName) -> str:
         return self._record_prefix + link_key(link.peer, link.stream)
@@ -272,3 +277,22 @@ class JetStreamInboundLog:
 def is_building(stream_info: Mapping[str, Any]) -> bool:
     """Whether an inbound stream is a generation that is not complete yet."""
     return (stream_info["config"].get("metadata") or {}).get(BUILDING_KEY) == "yes"
+
+
+def removed_by_others(stream_info: Mapping[str, Any]) -> str | None:
+    """What of an inbound stream is gone that this gateway did not remove; None if it is all there (I20).
+
+    A stream that was made before the gateway kept count says nothing.
+    """
+    config, state = stream_info["config"], stream_info["state"]
+    ours = str((config.get("metadata") or {}).get(REMOVED_KEY, ""))
+    if not ours.isdecimal():
+        return None
+    first, last, deleted = int(state["first_seq"]), int(state["last_seq"]), int(state.get("num_deleted") or 0)
+    if last and first > int(ours) + 1:
+        gone = f"messages {int(ours) + 1} to {first - 1}"
+    elif deleted:
+        gone = f"{deleted} messages between {first} and {last}"
+    else:
+        return None
+    return f"{gone} of {config['name']} were removed, and not by this gateway"

@@ -15,7 +15,7 @@ from bsfg.model.page import PageLimits
 from bsfg.substrates.control import Control
 from bsfg.substrates.inbound_tip import origin_of
 from bsfg.substrates.nats_connection import NatsConnection
-from bsfg.substrates.nats_frames import Frame, encode_publish, status_of
+from bsfg.substrates.nats_frames import Frame, Messages, encode_publish, status_of
 
 PULL_SECONDS: Final = 5.0
 """How long a pull may take beyond the wait that was asked for."""
@@ -126,7 +126,7 @@ async def _pull(
     status: tuple[int, str] | None = None
     done = connection.waiter()
 
-    def received(arrived: list[Frame]) -> None:
+    def received(arrived: Messages) -> None:
         nonlocal status
         for frame in arrived:
             if frame.reply:

@@ -66,6 +66,8 @@ class MemoryZone:
         self._last_created = 0
         self.records: dict[LinkName, bytes] = {}
         """The stored link records, as bytes, so that a test can spoil or delete them."""
+        self._revisions: dict[LinkName, tuple[bytes | None, int]] = {}
+        """The record as it was last seen, and its revision."""
 
     # What happens to a store from outside.
 
@@ -91,6 +93,13 @@ class MemoryZone:
 
     def purge(self, jetstream_stream: str, below: int | None = None) -> None:
         self._stream(jetstream_stream).purge(below)
+
+    def lose_tail(self, jetstream_stream: str, last: int) -> None:
+        """A power cut: what lies behind ``last`` was never written, and its sequences will be used again."""
+        stream = self._stream(jetstream_stream)
+        for sequence in [found for found in stream.messages if found > last]:
+            stream.delete(sequence)
+        stream.last_sequence = min(stream.last_sequence, last)
 
     def limit(self, jetstream_stream: str, max_bytes: int | None) -> None:
         """The stream takes no more than this."""
@@ -176,6 +185,8 @@ class MemoryZone:
             tip=tip.cursor,
             record=record,
             foreign=tip.foreign,
+            removed=log.removed,
+            revision=self._revision(link),
         )
 
     async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:
@@ -194,8 +205,11 @@ class MemoryZone:
             expected = log.put(subject, headers, fact.payload, self._clock.now(), expected)
         return Fence(fence.generation, fence.created, expected)
 
-    async def save_record(self, link: LinkName, record: LinkRecord) -> None:
+    async def save_record(self, link: LinkName, record: LinkRecord, revision: int | None = None) -> int:
+        if revision is not None and revision != self._revision(link):
+            raise Fenced(f"link record of {link}: its revision is {self._revision(link)}, not {revision}")
         self.records[link] = encode_link(record)
+        return self._revision(link)
 
     # Parts of the above.
 
@@ -230,6 +244,14 @@ class MemoryZone:
         except ValueError as error:
             self._report(f"link record of {link} can't be read: {error}")
             return None
+
+    def _revision(self, link: LinkName) -> int:
+        """Another one whenever the record is another one, whoever has changed it."""
+        seen, revision = self._revisions.get(link, (None, 0))
+        if self.records.get(link) is not seen:
+            revision += 1
+            self._revisions[link] = (self.records.get(link), revision)
+        return revision
 
     def _generations(self, link: LinkName) -> list[int]:
         prefix = inbound_physical(link.peer, link.stream, 0)[:-1]

@@ -46,6 +46,12 @@ class MemoryStream:
             return self.first.sequence
         return self.last_sequence + 1 if self.last_sequence else 0
 
+    @property
+    def removed(self) -> str | None:
+        """What was taken away from it; nothing takes away anything but somebody's hand."""
+        gone = self.last_sequence - len(self.messages)
+        return f"{gone} messages of {self.name} were removed, and not by this gateway" if gone else None
+
     def behind(self, after: int) -> Iterator[StoredMessage]:
         """The messages with a higher sequence, in order."""
         return (message for message in self.messages.values() if message.sequence > after)

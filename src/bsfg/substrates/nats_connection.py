@@ -19,6 +19,7 @@ from bsfg.substrates.nats_frames import (
     Frame,
     FrameError,
     FrameParser,
+    Messages,
     Operation,
     encode_publish,
     status_of,
@@ -38,7 +39,7 @@ WAITERS_MAX: Final = 10_000
 NO_RESPONDERS: Final = 503
 _INBOX_RANDOM_BYTES: Final = 12
 
-FrameHandler = Callable[[list[Frame]], None]
+MessageHandler = Callable[[Messages], None]
 
 
 class NatsConnection(asyncio.Protocol):
@@ -51,7 +52,7 @@ class NatsConnection(asyncio.Protocol):
         """Done when the connection is of no more use; its result says why, and it never has an exception."""
         self._transport: asyncio.Transport | None = None
         self._parser = FrameParser()
-        self._handlers: dict[int, FrameHandler] = {}
+        self._handlers: dict[int, MessageHandler] = {}
         self._next_sid = 1
         self._inbox = f"_INBOX.{secrets.token_hex(_INBOX_RANDOM_BYTES)}."
         self._questions: dict[bytes, asyncio.Future[Frame]] = {}
@@ -211,7 +212,7 @@ class NatsConnection(asyncio.Protocol):
             )
         return frame
 
-    def subscribe(self, nats_subject: str, handler: FrameHandler) -> int:
+    def subscribe(self, nats_subject: str, handler: MessageHandler) -> int:
         """Hand the messages of a subject to the handler, once for each chunk that was received; returns its id."""
         sid = self._next_sid
         self._next_sid += 1
@@ -264,10 +265,10 @@ class NatsConnection(asyncio.Protocol):
             return
         try:
             runs, operations = self._parser.feed(chunk)
-            for sid, frames in runs:
+            for sid, messages in runs:
                 handler = self._handlers.get(sid)
                 if handler is not None:
-                    handler(frames)
+                    handler(messages)
             for operation in operations:
                 self._operate(operation)
         except BsfgError as error:
@@ -316,8 +317,8 @@ class NatsConnection(asyncio.Protocol):
         if not self._greeted.done():
             self._greeted.set_result(None)
 
-    def _answered(self, frames: list[Frame]) -> None:
-        for frame in frames:
+    def _answered(self, messages: Messages) -> None:
+        for frame in messages:
             answer = self._questions.get(frame.subject[len(self._inbox) :])
             if answer is not None and not answer.done():
                 answer.set_result(frame)

@@ -6,7 +6,8 @@ how long header and payload are. The parser is fed whatever the socket gave and 
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple, overload
 
 CONTROL_LINE_BYTES_MAX: Final = 8 * 1024
 """The server takes lines of 4 KiB from publishers and adds an acknowledgement subject of some hundred bytes."""
@@ -17,7 +18,11 @@ HEADER_FRAME_BYTES: Final = len(b"NATS/1.0\r\n\r\n")
 """What a header block costs beside its lines."""
 
 _CRLF: Final = b"\r\n"
-_MESSAGE_BYTES: Final = b"HM"
+_MESSAGES: Final = frozenset((b"H", b"M"))
+_HMSG: Final = b"HMSG "
+_MSG: Final = b"MSG "
+_NO_LINE: Final = _CRLF
+"""What no line begins or ends with."""
 _I: Final = ord("I")
 _OPERATIONS: Final = frozenset((b"INFO", b"PING", b"PONG", b"+OK", b"-ERR"))
 _TOKENS_SHOWN_MAX: Final = 40
@@ -36,8 +41,38 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-# Called once a message: the constructor that NamedTuple makes takes twice as long.
-_new_frame: Final = tuple.__new__
+class Messages(Sequence[Frame]):
+    """Messages of one subscription in a row, all of them ``MSG`` or ``HMSG``, with reply subjects or without.
+
+    Who moves pages takes the columns, which are lists of equal length; all others take frames.
+    """
+
+    __slots__ = ("headers", "lines", "payloads")
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        """The control lines, without their line ends."""
+        self.headers: list[bytes] = []
+        """The raw header blocks; the list is empty where the messages are ``MSG``."""
+        self.payloads: list[bytes] = []
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in range(len(self.lines)):
+            yield self[index]
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Frame]: ...
+    def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        target, _, reply, _, _ = _control(self.lines[index])
+        header = self.headers[index] if self.headers else b""
+        return Frame(target, reply, header, self.payloads[index])
 
 
 class Operation(NamedTuple):
@@ -50,7 +85,7 @@ class Operation(NamedTuple):
 class Parsed(NamedTuple):
     """What one chunk of bytes completed: messages in order as runs of one subscription, and the other lines."""
 
-    runs: list[tuple[int, list[Frame]]]
+    runs: list[tuple[int, Messages]]
     operations: list[Operation]
 
 
@@ -91,34 +126,49 @@ class FrameParser:
             self._held_bytes = len(rest)
 
     def _cut(self, buffer: bytes, parsed: Parsed) -> int:
-        """Cut complete frames; returns where the first incomplete one begins."""
-        position, end = 0, len(buffer)
-        last_sid, run = b"", list[Frame]()
+        """Cut complete frames; returns where the first incomplete one begins.
+
+        A message that has the operation, the subject, the subscription and the lengths of the one before it, in as many
+        words, needs no look at its line but at both of its ends.
+        """
+        position, end, find = 0, len(buffer), buffer.find
+        beginning = lengths = _NO_LINE
+        header_bytes = total_bytes = spaces = 0
+        run, run_key, has_header = Messages(), (_NO_LINE, _NO_LINE, False), False
         while position < end:
-            line_end = buffer.find(_CRLF, position, position + CONTROL_LINE_BYTES_MAX)
-            first = buffer[position]
+            line_end = find(_CRLF, position, position + CONTROL_LINE_BYTES_MAX)
             if line_end < 0:
                 line_end = self._long_line(buffer, position)
                 if line_end < 0:
                     break
-            if first not in _MESSAGE_BYTES:
-                parsed.operations.append(_operation(buffer[position:line_end]))
-                position = line_end + 2
-                continue
-            fact_subject, sid, reply, header_bytes, total_bytes = _control(buffer[position:line_end])
+            line = buffer[position:line_end]
+            if not line.startswith(beginning) or not line.endswith(lengths) or line.count(b" ") != spaces:
+                if line[:1] not in _MESSAGES:
+                    parsed.operations.append(_operation(line))
+                    position = line_end + 2
+                    continue
+                target, sid, reply, header_bytes, total_bytes = _control(line)
+                spaces, has_header = line.count(b" "), line.startswith(_HMSG)
+                operation = _HMSG if has_header else _MSG
+                beginning = b"%b%b %b " % (operation, target, sid)
+                lengths = b" %d %d" % (header_bytes, total_bytes) if has_header else b" %d" % total_bytes
+                if (key := (operation, sid, not reply)) != run_key:
+                    run, run_key = Messages(), key
+                    parsed.runs.append((int(sid), run))
             body = line_end + 2
             frame_end = body + total_bytes
             if frame_end + 2 > end:
                 self._wanted_bytes = frame_end + 2 - position
+                if not run.lines and parsed.runs:
+                    parsed.runs.pop()
                 break
             if buffer[frame_end : frame_end + 2] != _CRLF:
                 raise FrameError("a message does not end where its length says")
-            payload = body + header_bytes
-            if sid != last_sid:
-                last_sid, run = sid, []
-                parsed.runs.append((int(sid), run))
-            header = buffer[body:payload] if header_bytes else b""
-            run.append(_new_frame(Frame, (fact_subject, reply, header, buffer[payload:frame_end])))
+            if has_header:
+                body += header_bytes
+                run.headers.append(buffer[body - header_bytes : body])
+            run.lines.append(line)
+            run.payloads.append(buffer[body:frame_end])
             position = frame_end + 2
         return position
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from bsfg.errors import SubstrateUnavailable
 from bsfg.model.fact import Fact
+from bsfg.model.facts import Facts
 from bsfg.model.names import StreamName
 from bsfg.model.page import LogSlice, PageLimits
 from bsfg.substrates.nats_connection import NatsConnection
@@ -42,6 +44,7 @@ __all__ = [
 
 ATTEMPTS_MAX: Final = 3
 RETRY_SECONDS: Final = 0.05
+_NOTHING: Final = Facts([], [], [], [], [])
 
 
 class PageReader:
@@ -101,20 +104,21 @@ class PageReader:
             self._connection = None
 
     async def _read(self, after: int, limits: PageLimits) -> LogSlice:
+        before = self._consumer
         consumer = await self._positioned(after)
-        held = [self._ahead] if self._ahead is not None else []
+        held = Facts.of([self._ahead] if self._ahead is not None else [])
         held_pending, self._ahead = self._ahead_pending, None
         room = limits.bytes - sum(_size(fact) for fact in held)
         asked = consumer.connection.ask(stream_info_subject(self._jetstream_stream))
         try:
-            pulled = Pulled([], held_pending)
+            pulled = Pulled(_NOTHING, held_pending)
             if room > 0:
                 wait_seconds = 0.0 if held else limits.wait_seconds
                 pulled = await consumer.pull(
                     limits.facts + 1 - len(held), room, wait_seconds, at_least_one=not held
                 )
                 if held and not pulled.facts and not pulled.is_end:
-                    pulled = Pulled([], held_pending)
+                    pulled = Pulled(_NOTHING, held_pending)
             state = await self._state(consumer, asked)
         finally:
             asked.cancel()
@@ -122,7 +126,10 @@ class PageReader:
             pulled = await consumer.pull(limits.facts + 1, limits.bytes, 0.0)
             if not pulled.facts:
                 return await self._nothing(consumer, after, state.last_seq)
-        return await self._slice(consumer, held + pulled.facts, pulled.pending, limits, state.last_seq)
+        facts = Facts.joined([held, pulled.facts]) if held else pulled.facts
+        found = await self._slice(consumer, facts, pulled.pending, limits, state.last_seq)
+        # A consumer ends with its stream and, being in memory, with its server: one that has answered proves both.
+        return replace(found, is_continuous=consumer is before and room > 0)
 
     async def _positioned(self, after: int) -> PullConsumer:
         """The consumer that stands behind ``after``: the one we have if it does, else a new one."""
@@ -160,13 +167,13 @@ class PageReader:
         await consumer.check_nothing_lost()
         self._delivered = after
         self._scanned = max(after, last_seq)
-        return LogSlice([], self._scanned, last_seq, 0, None)
+        return LogSlice(_NOTHING, self._scanned, last_seq, 0, None)
 
     async def _slice(
-        self, consumer: PullConsumer, facts: list[Fact], pending: int, limits: PageLimits, last_seq: int
+        self, consumer: PullConsumer, facts: Facts, pending: int, limits: PageLimits, last_seq: int
     ) -> LogSlice:
         if len(facts) > limits.facts or (pending and len(facts) > 1):
-            self._ahead, self._ahead_pending = facts.pop(), pending
+            self._ahead, self._ahead_pending, facts = facts[-1], pending, facts[:-1]
             pending += 1
         self._delivered = self._scanned = facts[-1].sequence
         next_time = self._ahead.time if self._ahead is not None else None

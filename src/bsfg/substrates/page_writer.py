@@ -26,7 +26,7 @@ from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.append_acks import ChunkAcks
 from bsfg.substrates.inbound_messages import Chunk, Encoder, Origin, Strategy
 from bsfg.substrates.nats_connection import NatsConnection
-from bsfg.substrates.nats_frames import Frame
+from bsfg.substrates.nats_frames import Messages
 from bsfg.substrates.nats_stream_api import stream_state
 
 __all__ = ["PageWriter", "Strategy"]
@@ -215,8 +215,8 @@ class PageWriter:
             pass
         acks.judge()
 
-    def _received(self, frames: list[Frame]) -> None:
-        for frame in frames:
+    def _received(self, messages: Messages) -> None:
+        for frame in messages:
             chunk_number, _, number = frame.subject[len(self._inbox) :].partition(b".")
             if chunk_number.isdigit() and number.isdigit():
                 acks = self._in_flight.get(int(chunk_number))

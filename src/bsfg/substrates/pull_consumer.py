@@ -14,10 +14,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
-from bsfg.model.fact import Fact, allowed_headers
+from bsfg.model.fact import allowed_headers
+from bsfg.model.facts import Facts
 from bsfg.model.names import StreamName, printable
 from bsfg.substrates.nats_connection import NO_RESPONDERS, NatsConnection
-from bsfg.substrates.nats_frames import Frame, encode_publish, status_of
+from bsfg.substrates.nats_frames import Messages, encode_publish, status_of
 from bsfg.substrates.nats_stream_api import CONSUMER_NOT_FOUND, ApiError, decode, refuse
 
 INACTIVE_SECONDS: Final = 30
@@ -29,6 +30,8 @@ ACK_TOKENS: Final = 9
 ACK_TOKENS_WITH_DOMAIN: Final = 11
 """The same with ``<domain>.<account>`` in front of the stream; a random token may follow."""
 
+_MSG_TOKENS: Final = 5
+_HMSG_TOKENS: Final = 6
 _NANOSECONDS: Final = 1_000_000_000
 _NO_MESSAGES: Final = 404
 _TIMED_OUT: Final = 408
@@ -38,8 +41,7 @@ _OVERLAPPING: Final = "Requests Pending"
 _OVER_BYTES: Final = "Message Size Exceeds MaxBytes"
 
 
-# Called once a fact: the constructor that NamedTuple makes takes twice as long.
-_new_fact: Final = tuple.__new__
+_NO_FACTS: Final = Facts([], [], [], [], [])
 
 
 class ConsumerLost(Exception):
@@ -49,7 +51,7 @@ class ConsumerLost(Exception):
 class Pulled(NamedTuple):
     """What one pull brought; ``pending`` counts the messages behind it."""
 
-    facts: list[Fact]
+    facts: Facts
     pending: int
     is_end: bool = False
     """Whether the server said that nothing more was there."""
@@ -78,11 +80,12 @@ class PullConsumer:
         self._pulls = 0
         self._reply = b""
         self._wanted = 0
-        self._frames: list[Frame] = []
+        self._runs: list[Messages] = []
+        self._came = 0
         self._status: tuple[int, str] | None = None
         self._done: asyncio.Future[Any] | None = None
         self._consumer_sequence = 0
-        self._subjects: dict[bytes, str] = {}
+        self._subjects = _Subjects(stream, jetstream_stream)
         self._sid = connection.subscribe(f"{self._inbox.decode()}*", self._received)
 
     @classmethod
@@ -116,11 +119,11 @@ class PullConsumer:
         With ``at_least_one`` a message larger than ``bytes_max`` is brought alone. Raises :class:`ConsumerLost`, or
         ``SubstrateUnavailable`` when the store does not answer.
         """
-        frames, status = await self._exchange({"batch": batch, "max_bytes": bytes_max}, wait_seconds)
-        if status is not None and status[1] == _OVER_BYTES and not frames and at_least_one:
-            frames, status = await self._exchange({"batch": 1}, 0.0)
+        runs, status = await self._exchange({"batch": batch, "max_bytes": bytes_max}, wait_seconds)
+        if status is not None and status[1] == _OVER_BYTES and not runs and at_least_one:
+            runs, status = await self._exchange({"batch": 1}, 0.0)
         is_end = self._judge(status)
-        return Pulled(*self._facts(frames), is_end)
+        return Pulled(*self._facts(runs), is_end)
 
     async def check_nothing_lost(self) -> None:
         """:class:`ConsumerLost` unless the consumer has delivered exactly the messages that came here."""
@@ -144,11 +147,11 @@ class PullConsumer:
 
     async def _exchange(
         self, request: dict[str, Any], wait_seconds: float
-    ) -> tuple[list[Frame], tuple[int, str] | None]:
+    ) -> tuple[list[Messages], tuple[int, str] | None]:
         """One pull request and everything that it brought, with the status that ended it, if one did."""
         self._pulls += 1
         self._reply = b"%b%d" % (self._inbox, self._pulls)
-        self._frames, self._status, self._wanted = [], None, request["batch"]
+        self._runs, self._came, self._status, self._wanted = [], 0, None, request["batch"]
         request = request | {"no_wait": True}
         if wait_seconds > 0:
             # Without waiting or as soon as there is anything: the server takes the two together as just that.
@@ -163,22 +166,23 @@ class PullConsumer:
             raise SubstrateUnavailable(
                 f"reading {self._stream}: NATS did not answer within {wait_seconds + PULL_SECONDS:g} s"
             ) from None
-        return self._frames, self._status
+        return self._runs, self._status
 
-    def _received(self, frames: list[Frame]) -> None:
+    def _received(self, messages: Messages) -> None:
         """Messages carry an acknowledgement subject, statuses don't; one that names an earlier pull comes too late."""
-        messages = [frame for frame in frames if frame.reply]
-        self._frames += messages
-        if len(messages) != len(frames):
-            for frame in frames:
-                if not frame.reply and frame.subject == self._reply:
+        if messages[0].reply:
+            self._runs.append(messages)
+            self._came += len(messages)
+        else:
+            for frame in messages:
+                if frame.subject == self._reply:
                     self._take_status(status_of(frame))
-        ended = self._status is not None or len(self._frames) >= self._wanted
+        ended = self._status is not None or self._came >= self._wanted
         if ended and self._done is not None and not self._done.done():
             self._done.set_result(None)
 
     def _take_status(self, status: tuple[int, str] | None) -> None:
-        if status is not None and status[0] != _HEARTBEAT and len(self._frames) < self._wanted:
+        if status is not None and status[0] != _HEARTBEAT and self._came < self._wanted:
             self._status = status
 
     def _judge(self, status: tuple[int, str] | None) -> bool:
@@ -194,30 +198,68 @@ class PullConsumer:
             raise ConsumerLost("the consumer is gone")
         raise ConsumerLost(f"the consumer said {code} {description}")
 
-    def _facts(self, frames: list[Frame]) -> tuple[list[Fact], int]:
+    def _facts(self, runs: list[Messages]) -> tuple[Facts, int]:
         """The facts of one pull. Nothing was lost if the consumer counted as many as came: looked at once a page."""
-        if not frames:
-            return [], 0
-        facts: list[Fact] = []
-        subjects, splits = self._subjects, _splits(frames[0].reply)
-        consumer_sequence = pending = b"0"
+        if not runs:
+            return _NO_FACTS, 0
         try:
-            for fact_subject, reply, header, payload in frames:
-                _, sequence, consumer_sequence, time, pending, *_ = reply.rsplit(b".", splits)
-                text = subjects.get(fact_subject) or self._subject(fact_subject)
-                block = allowed_headers(header) if header else b""
-                facts.append(_new_fact(Fact, (int(sequence), text, int(time), block, payload)))
-            self._consumer_sequence += len(frames)
-            if int(consumer_sequence) != self._consumer_sequence:
-                raise ConsumerLost("a message was lost on its way from the server")
-            return facts, int(pending)
+            parts = [_columns(run, self._subjects) for run in runs]
         except ValueError:
             raise SubstrateUnavailable(
                 f"reading {self._stream}: an acknowledgement subject we can't read"
             ) from None
+        self._consumer_sequence += self._came
+        if parts[-1].consumer_sequence != self._consumer_sequence:
+            raise ConsumerLost("a message was lost on its way from the server")
+        return Facts.joined([part.facts for part in parts]), parts[-1].pending
 
-    def _subject(self, raw: bytes) -> str:
-        """The subject as text; bytes that are not UTF-8 are spelled out, so that one such fact stops no stream."""
+
+class _Part(NamedTuple):
+    facts: Facts
+    consumer_sequence: int
+    """Of the last of them."""
+    pending: int
+
+
+def _columns(run: Messages, subjects: _Subjects) -> _Part:
+    """The facts of one run: the control lines of all are taken apart at once; ValueError if they can't be."""
+    count = len(run.lines)
+    tokens = b" ".join(run.lines).split(b" ")
+    width = _HMSG_TOKENS if run.headers else _MSG_TOKENS
+    replies = tokens[3::width]
+    words = replies[0].count(b".") + 1
+    numbers = b".".join(replies).split(b".")
+    is_regular = len(tokens) == count * width and len(numbers) == count * words
+    if not is_regular or numbers[0::words].count(b"$JS") != count or numbers[1::words].count(b"ACK") != count:
+        raise ValueError
+    at = words - _numbers_from_right(words)
+    facts = Facts(
+        list(map(int, numbers[at::words])),
+        list(map(subjects.__getitem__, tokens[1::width])),
+        list(map(int, numbers[at + 2 :: words])),
+        list(map(allowed_headers, run.headers)) if run.headers else [b""] * count,
+        run.payloads,
+    )
+    return _Part(facts, int(numbers[-words:][at + 1]), int(numbers[-words:][at + 3]))
+
+
+def _numbers_from_right(words: int) -> int:
+    """How far from the right end of an acknowledgement subject its stream sequence stands."""
+    if words == ACK_TOKENS:
+        return 4
+    return 4 + max(0, words - ACK_TOKENS_WITH_DOMAIN)
+
+
+class _Subjects(dict[bytes, str]):
+    """Subjects as text by their bytes; what is not of the stream is refused, and the cache is bounded."""
+
+    def __init__(self, stream: StreamName, jetstream_stream: str) -> None:
+        super().__init__()
+        self._stream = stream
+        self._jetstream_stream = jetstream_stream
+
+    def __missing__(self, raw: bytes) -> str:
+        """Bytes that are not UTF-8 are spelled out, so that one such fact stops no stream."""
         fact_subject = raw.decode("utf-8", "backslashreplace")
         if fact_subject != self._stream and not fact_subject.startswith(self._stream + "."):
             raise BsfgError(
@@ -226,15 +268,7 @@ class PullConsumer:
                 f"{printable(fact_subject)}",
                 hint="a stream that BSFG exports may have no other subjects",
             )
-        if len(self._subjects) >= SUBJECTS_CACHED_MAX:
-            self._subjects.clear()
-        self._subjects[raw] = fact_subject
+        if len(self) >= SUBJECTS_CACHED_MAX:
+            self.clear()
+        self[raw] = fact_subject
         return fact_subject
-
-
-def _splits(reply: bytes) -> int:
-    """How many dots from the right end of an acknowledgement subject the four numbers begin that we need."""
-    tokens = reply.count(b".") + 1
-    if tokens == ACK_TOKENS:
-        return 4
-    return 4 + max(0, tokens - ACK_TOKENS_WITH_DOMAIN)

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bsfg.errors import BsfgError, Code, StoreFull
@@ -38,12 +42,13 @@ class FileQuarantine:
         description = json.dumps(_description(link, epoch, fact)).encode()
         if path.exists() and path.with_name(path.name + ".json").exists():
             return
-        self._demand_room(len(fact.payload) + len(description), link, fact)
         try:
             for part in (self._folder, self._folder / link.peer, folder):
                 private_folder(part)
-            replace_private(path, fact.payload)
-            replace_private(path.with_name(path.name + ".json"), description)
+            with _one_at_a_time(self._folder):
+                self._demand_room(len(fact.payload) + len(description), link, fact)
+                replace_private(path, fact.payload)
+                replace_private(path.with_name(path.name + ".json"), description)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreFull(f"quarantine of {link}: the disk is full") from error
@@ -59,6 +64,17 @@ class FileQuarantine:
                 f"quarantine of {link}: fact {fact.sequence} does not fit: {held} of {self._bytes_max} bytes are taken",
                 hint=f"look at {self._folder}, remove what is settled, or raise limits.quarantine_bytes",
             )
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """The room is the whole zone's, and worker processes put facts there beside each other."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _description(link: LinkName, epoch: str, fact: Fact) -> dict[str, object]:

@@ -20,6 +20,8 @@ from bsfg.model.names import (
 
 OWNER_KEY: Final = "bsfg_stream"
 """Metadata of every stream that BSFG created; a stream without it was made by somebody else and is adopted."""
+REMOVED_KEY: Final = "bsfg_removed_through"
+"""Metadata of an inbound stream: up to which local sequence this gateway has removed messages, or is about to."""
 
 LOCAL_MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + HEADERS_BYTES_MAX
 INBOUND_MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 3 * HEADERS_BYTES_MAX
@@ -73,7 +75,7 @@ def inbound_config(link: LinkName, zone: ZoneId, generation: int, replicas: int,
         "max_bytes": UNLIMITED_BYTES,
         "max_msg_size": INBOUND_MESSAGE_BYTES_MAX,
         "duplicate_window": DUPLICATE_WINDOW_SECONDS * NANOSECONDS,
-        "metadata": {OWNER_KEY: subject, "bsfg_zone": str(zone)},
+        "metadata": {OWNER_KEY: subject, "bsfg_zone": str(zone), REMOVED_KEY: "0"},
     }
 
 

@@ -61,7 +61,8 @@ class Caller(Protocol):
 class _Agreed:
     """Where a page may start, and how sure that is."""
 
-    epoch: str
+    log: LogDescription
+    """As it was when both agreed."""
     agreement: Agreement
     start_sequence: int
     after: Cursor | None = None
@@ -141,13 +142,13 @@ class FetchService:
         if request.after is None:
             assert request.start is not None
             resolving = self._log.resolve_start(request.stream, request.start, self._clock.now())
-            return _Agreed(description.epoch, Agreement.EPOCH, await _in_time(resolving))
+            return _Agreed(description, Agreement.EPOCH, await _in_time(resolving))
         must_be_same_history(request.after.epoch, description)
         must_not_be_ahead(request.after.scanned_through, description)
         agreement = await self._agreement(peer, request.stream, request.after)
         must_follow(request.after.scanned_through, description, request.accept_gap)
         start = request.after.scanned_through + 1
-        return _Agreed(description.epoch, agreement, start, request.after, request.accept_gap)
+        return _Agreed(description, agreement, start, request.after, request.accept_gap)
 
     async def _agreement(self, peer: ZoneId, stream: StreamName, after: Cursor) -> Agreement:
         if after.sequence is None:
@@ -160,12 +161,27 @@ class FetchService:
             raise history_mismatch(stream, f"the fact at sequence {after.sequence} is another one here")
         return agreement
 
-    async def _agreement_now(
-        self, peer: ZoneId, stream: StreamName, agreed: _Agreed, seen: LogSlice
-    ) -> Agreement:
+    async def _agree_again(self, peer: ZoneId, agreed: _Agreed, seen: LogSlice) -> tuple[LogDescription, Agreement]:
+        """What is agreed once the facts are read.
+
+        A stream that was made again or restored meanwhile would give another history's facts behind the cursor; and
+        what expired or was purged between the look and the read is a gap, and no hole to be passed over (I18).
+        """
+        follows = bool(seen.facts) and seen.facts[0].sequence == agreed.start_sequence
+        if seen.is_continuous and follows:
+            return agreed.log, agreed.agreement
+        log, agreement = await asyncio.gather(
+            self._describe(agreed.log.stream), self._agreement_behind(peer, agreed, seen)
+        )
+        must_be_same_history(agreed.log.epoch, log)
+        if not follows:
+            must_follow(agreed.start_sequence - 1, log, agreed.accept_gap)
+        return log, agreement
+
+    async def _agreement_behind(self, peer: ZoneId, agreed: _Agreed, seen: LogSlice) -> Agreement:
         if agreed.after is None or not seen.facts:
             return agreed.agreement
-        return await self._agreement(peer, stream, agreed.after)
+        return await self._agreement(peer, agreed.log.stream, agreed.after)
 
     async def _must_be_our_fact(self, call: ConfirmCall, known: Confirmed | None) -> None:
         """A digest is only kept if it is that of our fact, where we can still tell: later it decides alone."""
@@ -175,25 +191,20 @@ class FetchService:
             raise history_mismatch(call.stream, f"the fact at sequence {call.sequence} is another one here")
 
     async def _next_page(self, caller: Caller, page: Page, limits: PageLimits) -> Page:
-        must_follow(page.scanned_through, await self._describe(page.stream))
+        log = await self._describe(page.stream)
+        must_be_same_history(page.epoch, log)
+        must_follow(page.scanned_through, log)
         after = continued(None, page)
-        agreed = _Agreed(page.epoch, Agreement.EXACT, after.scanned_through + 1, after)
+        agreed = _Agreed(log, Agreement.EXACT, after.scanned_through + 1, after)
         return await self._page(caller, page.stream, agreed, limits)
 
     async def _page(self, caller: Caller, stream: StreamName, agreed: _Agreed, limits: PageLimits) -> Page:
         seen = await self._read_while_allowed(caller, stream, agreed.start_sequence - 1, limits)
-        # A stream that was made again or restored while we read would give another history's facts behind the cursor.
-        description, agreement = await asyncio.gather(
-            self._describe(stream), self._agreement_now(caller.peer, stream, agreed, seen)
-        )
-        must_be_same_history(agreed.epoch, description)
-        if not seen.facts or seen.facts[0].sequence > agreed.start_sequence:
-            # What expired or was purged between the look and the read is a gap, and no hole to be passed over (I18).
-            must_follow(agreed.start_sequence - 1, description, agreed.accept_gap)
+        log, agreement = await self._agree_again(caller.peer, agreed, seen)
         caller.demand(ReadStream(stream))
         return Page(
             stream=stream,
-            epoch=agreed.epoch,
+            epoch=log.epoch,
             agreement=agreement,
             start_sequence=agreed.start_sequence,
             scanned_through=seen.scanned_through,
@@ -202,7 +213,7 @@ class FetchService:
             sender_time=self._clock.now(),
             next_time=seen.next_time,
             facts=seen.facts,
-            pending_bytes=_pending_bytes(seen.pending, description),
+            pending_bytes=_pending_bytes(seen.pending, log),
         )
 
     async def _read_while_allowed(

@@ -6,10 +6,12 @@ its facts must lie in order behind what was already scanned, and each must be on
 
 from __future__ import annotations
 
+from operator import lt
 from typing import Final, NoReturn
 
 from bsfg.errors import BsfgError, Code
-from bsfg.model.fact import PAYLOAD_BYTES_MAX, Fact, is_allowed_block
+from bsfg.model.fact import PAYLOAD_BYTES_MAX, is_allowed_block
+from bsfg.model.facts import Facts
 from bsfg.model.names import StreamName, printable, tail_of
 from bsfg.model.page import Agreement, FetchRequest, Page
 from bsfg.transport.wire import EPOCH_PATTERN, SEQUENCE_MAX
@@ -20,7 +22,7 @@ TIME_MAX: Final = 2**63 - 1
 def validate_page(page: Page, request: FetchRequest) -> Page:
     """The page itself, if it answers the request; ``bad_answer`` says what is wrong with it."""
     _check_header(page, request)
-    _check_facts(page.facts, request.stream, _floor(page, request), page.scanned_through)
+    _check_facts(Facts.of(page.facts), request.stream, _floor(page, request), page.scanned_through)
     return page
 
 
@@ -70,30 +72,42 @@ def _check_numbers(page: Page, request: FetchRequest) -> None:
         _refuse("next_time is out of range")
 
 
-def _check_facts(facts: list[Fact], stream: StreamName, floor: int, scanned_through: int) -> None:
-    previous = floor
-    subjects: set[str] = set()
-    for sequence, subject, time, headers, payload in facts:
-        if sequence <= previous:
-            _refuse(f"fact {sequence} follows {previous}")
-        previous = sequence
-        if subject not in subjects:
-            if tail_of(subject, stream) is None:
-                _refuse(
-                    f"fact {sequence} has subject {printable(subject)}, which is not of {stream}",
-                    sequence=sequence,
-                )
-            subjects.add(subject)
-        if not 0 <= time <= TIME_MAX:
-            _refuse(f"fact {sequence} has a time out of range", sequence=sequence)
-        if headers and not is_allowed_block(headers):
-            _refuse(
-                f"fact {sequence} has headers that are malformed, reserved or too large", sequence=sequence
+def _check_facts(facts: Facts, stream: StreamName, floor: int, scanned_through: int) -> None:
+    """Each rule over a whole column; only where one is broken the first fact that breaks it is looked for."""
+    if not facts:
+        return
+    sequences = facts.sequences
+    if sequences[0] <= floor or not all(map(lt, sequences, sequences[1:])):
+        _refuse_order(sequences, floor)
+    if sequences[-1] > scanned_through:
+        _refuse(f"fact {sequences[-1]} lies behind scanned_through {scanned_through}")
+    for subject in set(facts.subjects):
+        if tail_of(subject, stream) is None:
+            _refuse_fact(
+                sequences[facts.subjects.index(subject)],
+                f"has subject {printable(subject)}, which is not of {stream}",
             )
-        if len(payload) > PAYLOAD_BYTES_MAX:
-            _refuse(f"fact {sequence} has a payload of {len(payload)} bytes", sequence=sequence)
-    if previous > scanned_through:
-        _refuse(f"fact {previous} lies behind scanned_through {scanned_through}")
+    if min(facts.times) < 0 or max(facts.times) > TIME_MAX:
+        odd = (number for number, time in zip(sequences, facts.times, strict=True) if not 0 <= time <= TIME_MAX)
+        _refuse_fact(next(odd), "has a time out of range")
+    if any(facts.headers):
+        for number, block in zip(sequences, facts.headers, strict=True):
+            if block and not is_allowed_block(block):
+                _refuse_fact(number, "has headers that are malformed, reserved or too large")
+    longest = max(map(len, facts.payloads))
+    if longest > PAYLOAD_BYTES_MAX:
+        large = next(fact for fact in facts if len(fact.payload) > PAYLOAD_BYTES_MAX)
+        _refuse_fact(large.sequence, f"has a payload of {len(large.payload)} bytes")
+
+
+def _refuse_order(sequences: list[int], floor: int) -> NoReturn:
+    pairs = zip([floor, *sequences], sequences, strict=False)
+    previous, sequence = next(pair for pair in pairs if pair[1] <= pair[0])
+    _refuse(f"fact {sequence} follows {previous}")
+
+
+def _refuse_fact(sequence: int, reason: str) -> NoReturn:
+    _refuse(f"fact {sequence} {reason}", sequence=sequence)
 
 
 def _refuse(reason: str, **details: int) -> NoReturn:

@@ -1,8 +1,9 @@
 """Pages as bytes: binary frames between gateways, JSON for people (contract, section 4; design, section 5).
 
 A frame is 16 bytes of header, all big-endian: the magic with the version, the body's length, the body's crc32;
-then the body, a msgpack array of the page's fields in the order of :class:`_Body`, facts last. Fields added at the
-end by a later version are ignored. Several frames may follow each other, each continuing the page before.
+then the body, a msgpack array of the page's fields in the order of :class:`_Body`, the columns of its facts last.
+Fields added at the end by a later version are ignored. Several frames may follow each other, each continuing the page
+before.
 
 TLS authenticates the peer and protects the bytes; the checksum tells a bug at either end from a bad peer.
 """
@@ -21,6 +22,7 @@ import msgspec
 
 from bsfg.model.cursor import Cursor
 from bsfg.model.fact import HEADERS_BYTES_MAX, PAYLOAD_BYTES_MAX, Fact, digest, header_pairs, join_headers
+from bsfg.model.facts import Facts
 from bsfg.model.moment import format_time, parse_time
 from bsfg.model.names import StreamName
 from bsfg.model.page import Agreement, FetchRequest, Page, PageLimits
@@ -53,7 +55,15 @@ class _Body(msgspec.Struct, array_like=True):
     pending_bytes: int | None
     sender_time: int
     next_time: int | None
-    facts: list[Fact]
+    sequences: list[int]
+    times: list[int]
+    subjects: list[str]
+    """The distinct ones, in any order."""
+    subject_numbers: list[int]
+    """Each fact's place in ``subjects``; empty where there is only one."""
+    headers: list[bytes]
+    """Empty where no fact has any."""
+    payloads: list[bytes]
 
 
 class _JsonFact(msgspec.Struct):
@@ -91,6 +101,8 @@ def frame_bytes_max(limits: PageLimits) -> int:
 
 def encode(page: Page) -> bytes:
     """The page as one binary frame."""
+    facts = Facts.of(page.facts)
+    subjects, subject_numbers = _numbered(facts.subjects)
     body = _ENCODER.encode(
         _Body(
             page.stream,
@@ -103,10 +115,23 @@ def encode(page: Page) -> bytes:
             page.pending_bytes,
             page.sender_time,
             page.next_time,
-            page.facts,
+            facts.sequences,
+            facts.times,
+            subjects,
+            subject_numbers,
+            facts.headers if any(facts.headers) else [],
+            facts.payloads,
         )
     )
     return _FRAME.pack(_MAGIC, len(body), zlib.crc32(body)) + body
+
+
+def _numbered(column: list[str]) -> tuple[list[str], list[int]]:
+    distinct = list(set(column))
+    if len(distinct) <= 1:
+        return distinct, []
+    places = {subject: number for number, subject in enumerate(distinct)}
+    return distinct, list(map(places.__getitem__, column))
 
 
 def decode(frames: bytes, request: FetchRequest, pages_max: int = 1) -> list[Page]:
@@ -168,8 +193,11 @@ def _decode_at(view: memoryview, position: int, request: FetchRequest) -> tuple[
 def _unpack(body: memoryview) -> Page:
     try:
         fields = _DECODER.decode(body)
+        facts = _facts(fields)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise bad_answer(f"the page's body is malformed: {error}") from error
+    except (ValueError, IndexError) as error:
+        raise bad_answer("the page's columns of facts do not belong together") from error
     return Page(
         stream=StreamName(fields.stream),
         epoch=fields.epoch,
@@ -180,9 +208,22 @@ def _unpack(body: memoryview) -> Page:
         pending=fields.pending,
         sender_time=fields.sender_time,
         next_time=fields.next_time,
-        facts=fields.facts,
+        facts=facts,
         pending_bytes=fields.pending_bytes,
     )
+
+
+def _facts(fields: _Body) -> Facts:
+    """ValueError or IndexError where the columns are not those of one list of facts."""
+    count, numbers = len(fields.sequences), fields.subject_numbers
+    headers = fields.headers or [b""] * count
+    if numbers and min(numbers) < 0:
+        raise ValueError
+    subjects = list(map(fields.subjects.__getitem__, numbers)) if numbers else fields.subjects[:1] * count
+    facts = Facts(fields.sequences, subjects, fields.times, headers, fields.payloads)
+    if {len(getattr(facts, column)) for column in Facts.__slots__} != {count}:
+        raise ValueError
+    return facts
 
 
 def encode_json(page: Page) -> bytes:

@@ -62,6 +62,18 @@ class Verified:
     links: tuple[tuple[int, IssuerKey], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TrustMaterial:
+    """What a snapshot was made of, to make the very same one in another process of this gateway. It holds the key."""
+
+    own: Credentials
+    common: tuple[bytes, ...]
+    """Certificates in DER, as in ``pinned``."""
+    pinned: Mapping[ZoneId, tuple[bytes, ...]]
+    peers: Mapping[ZoneId, PeerTrust]
+    revocation: RevocationList | None
+
+
 class TrustStore:
     """One snapshot. It never changes; what it keeps are its own contexts and verdicts."""
 
@@ -75,6 +87,8 @@ class TrustStore:
         clock: Callable[[], int],
     ) -> None:
         self._own = own
+        self._common = common
+        self._pinned = dict(pinned)
         self._anchors = {zone: pinned.get(zone, common) for zone in peers}
         self._every_anchor = Anchors(list(dict.fromkeys(_every(common, pinned))))
         self._peers = dict(peers)
@@ -113,6 +127,21 @@ class TrustStore:
         if problems or credentials is None or common is None:
             raise ConfigurationError(problems)
         return cls(credentials, common, pinned, peers, revocation, clock)
+
+    @classmethod
+    def from_material(
+        cls, material: TrustMaterial, clock: Callable[[], int] = time.time_ns
+    ) -> TrustStore:
+        """The snapshot that this was taken of; no file is read."""
+        pinned = {zone: _anchors_from(ders) for zone, ders in material.pinned.items()}
+        common = _anchors_from(material.common)
+        return cls(material.own, common, pinned, material.peers, material.revocation, clock)
+
+    @property
+    def material(self) -> TrustMaterial:
+        """See :meth:`from_material`."""
+        pinned = {zone: _ders(anchors) for zone, anchors in self._pinned.items()}
+        return TrustMaterial(self._own, _ders(self._common), pinned, self._peers, self.revocation)
 
     @property
     def own_view(self) -> CertificateView:
@@ -275,6 +304,14 @@ def load_revocation(
     if previous is not None:
         revocation.supersedes(previous)
     return revocation
+
+
+def _ders(anchors: Anchors) -> tuple[bytes, ...]:
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in anchors.certificates)
+
+
+def _anchors_from(ders: tuple[bytes, ...]) -> Anchors:
+    return Anchors([x509.load_der_x509_certificate(der) for der in ders])
 
 
 def _every(common: Anchors, pinned: Mapping[ZoneId, Anchors]) -> list[x509.Certificate]:

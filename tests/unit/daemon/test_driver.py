@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from tests.support.twin_link import INBOUND, NAME, STREAM, TwinLink
 
-from bsfg.core.conversation import PartitionBegan, PartitionEnded, Woken
+from bsfg.core.conversation import PartitionBegan, PartitionEnded, StoreDoubted, Woken
+from bsfg.daemon import driver
 from bsfg.errors import BsfgError, Code, PeerUnreachable
 from bsfg.model.cursor import HaltReason, LinkState
 from bsfg.model.names import physical
@@ -197,3 +199,64 @@ async def test_a_fault_of_ours_is_named_and_tried_again() -> None:
         twin.publish(1)
         await twin.level(1)
         assert twin.diary.faults == ["Locate: ValueError('a bug')"]
+
+
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "LOOK_SECONDS", 0.05)
+
+
+def reason(twin: TwinLink) -> HaltReason | None:
+    return twin.driver.link.halt.reason if twin.driver.link.halt else None
+
+
+async def test_a_purge_of_the_inbound_stream_is_noticed_by_a_link_that_is_level(looks_often: None) -> None:
+    async with TwinLink() as twin:
+        twin.publish(1, 2, 3)
+        await twin.level(3)
+        twin.receiver.purge(INBOUND)
+        await twin.until(lambda: reason(twin) is HaltReason.LOCAL_RESET)
+
+
+async def test_a_purge_of_the_inbound_stream_is_noticed_while_facts_flow(looks_often: None) -> None:
+    async with TwinLink(page_facts=3) as twin:
+        twin.publish(1, 2, 3)
+        await twin.level(3)
+        twin.receiver.purge(INBOUND, 3)
+        for number in range(4, 200):
+            twin.publish(number)
+            await asyncio.sleep(0.002)
+            if reason(twin) is not None:
+                break
+        assert reason(twin) is HaltReason.LOCAL_RESET
+
+
+async def test_an_inbound_stream_that_is_gone_is_noticed_by_a_link_that_is_level(looks_often: None) -> None:
+    async with TwinLink() as twin:
+        twin.publish(1)
+        await twin.level(1)
+        twin.receiver.drop(INBOUND)
+        await twin.until(lambda: reason(twin) is HaltReason.LOCAL_RESET)
+
+
+async def test_looking_does_not_disturb_a_link_that_is_right(looks_often: None) -> None:
+    async with TwinLink(page_facts=5) as twin:
+        for wave in range(40):
+            twin.publish(*range(wave * 10 + 1, wave * 10 + 11))
+            await asyncio.sleep(0.005)
+        await twin.level(400)
+        assert twin.stored() == list(range(1, 401)) and twin.diary.refusals == []
+        before = twin.driver.link.ticket
+        await asyncio.sleep(0.15)
+        assert twin.driver.link.ticket <= before + 2, "polls go on, and nothing was located"
+
+
+async def test_what_a_store_has_lost_is_fetched_again_when_it_returns() -> None:
+    async with TwinLink() as twin:
+        twin.publish(1, 2, 3)
+        await twin.level(3)
+        lost = twin.receiver.messages(INBOUND)[-1].sequence
+        twin.receiver.lose_tail(INBOUND, lost - 1)
+        twin.driver.tell(StoreDoubted())
+        await twin.until(lambda: twin.stored() == [1, 2, 3])
+        await twin.level(3)

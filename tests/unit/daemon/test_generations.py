@@ -21,7 +21,8 @@ from bsfg.config.limits import Limits
 from bsfg.config.values import LinkConfig
 from bsfg.daemon.audit import AuditLog
 from bsfg.daemon.generations import Generations
-from bsfg.daemon.links import LinkSupervisor
+from bsfg.daemon.link_reporter import LinkReporter
+from bsfg.daemon.links import LinkMeans, LinkSupervisor
 from bsfg.daemon.system import SystemClock
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.errors import BsfgError, Code
@@ -75,18 +76,11 @@ class Rig:
             self.control, self.connect, self.inbound, replicas=1, report=self.told.append
         )
         journal: Any = structlog.wrap_logger(None, processors=[self._note])
-        self.links = LinkSupervisor(
-            self.inbound,
-            Shelf(),
-            self.clock,
-            journal,
-            Telemetry(),
-            lambda peer: self.peer,
-            lambda peer: None,
-            lambda peer, error: None,
-        )
+        means = LinkMeans(self.inbound, Shelf(), self.clock, lambda peer: self.peer)
+        reporter = LinkReporter(journal, Telemetry(), lambda peer: None, lambda peer, error: None)
+        self.links = LinkSupervisor(means, reporter)
         self.generations = Generations(
-            self.store, self.links, self.audit, journal, lambda: True, lambda log: log
+            self.store, self.links, means, reporter, self.audit, journal, lambda: True, lambda log: log
         )
         config = LinkConfig(self.name, parse_init_mode("full_backfill"), justification="test")
         await self.links.apply({self.name: config}, Limits(poll_wait_seconds=0.2), ())

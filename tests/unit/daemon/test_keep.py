@@ -13,7 +13,9 @@ from tests.support.nats import NatsServer, running_nats
 from bsfg.substrates.consumers import LocalAccess
 from bsfg.substrates.control import Control
 from bsfg.substrates.inbound_keep import InboundKeep, Removed
+from bsfg.substrates.inbound_log import removed_by_others
 from bsfg.substrates.nats_connection import NatsConnection
+from bsfg.substrates.stream_configs import REMOVED_KEY
 
 NUMBERS = count(1)
 CONSUMER = "enterprise-from-plant-a"
@@ -33,7 +35,8 @@ class Stream:
         return await NatsConnection.connect(self.server.target, name="test")
 
     async def make(self) -> None:
-        config = {"name": self.name, "subjects": [self.name, f"{self.name}.>"]}
+        metadata = {REMOVED_KEY: "0", "theirs": "kept"}
+        config = {"name": self.name, "subjects": [self.name, f"{self.name}.>"], "metadata": metadata}
         await self.control.api(f"STREAM.CREATE.{self.name}", config)
         durable = {"durable_name": CONSUMER, "ack_policy": "explicit"}
         body = {"stream_name": self.name, "config": durable}
@@ -129,3 +132,27 @@ async def test_what_no_application_had_acknowledged_is_counted(stream: Stream) -
 
 async def test_an_empty_stream_is_left_alone(stream: Stream) -> None:
     assert await stream.apply(cursor_at=0, oldest_time=time.time_ns(), max_bytes=1) == Removed(0, 0)
+
+
+async def test_what_keep_removed_is_not_taken_for_somebody_elses_doing(stream: Stream) -> None:
+    await stream.fill(*[10] * 6)
+    await stream.apply(cursor_at=4, oldest_time=time.time_ns() + DAY)
+    assert (await stream.state())[:2] == (4, 6)
+    found = await stream.control.api(f"STREAM.INFO.{stream.name}")
+    assert removed_by_others(found) is None
+    assert found["config"]["metadata"]["theirs"] == "kept"
+    await stream.control.api(f"STREAM.PURGE.{stream.name}", {"seq": 6})
+    found = await stream.control.api(f"STREAM.INFO.{stream.name}")
+    words = f"messages 4 to 5 of {stream.name} were removed, and not by this gateway"
+    assert removed_by_others(found) == words
+
+
+async def test_of_a_stream_without_a_count_nothing_is_said(stream: Stream) -> None:
+    found = await stream.control.api(f"STREAM.INFO.{stream.name}")
+    config = found["config"] | {"metadata": {}}
+    await stream.control.api(f"STREAM.UPDATE.{stream.name}", config)
+    await stream.fill(10, 10, 10)
+    await stream.control.api(f"STREAM.PURGE.{stream.name}", {"seq": 2})
+    await stream.apply(cursor_at=3, oldest_time=time.time_ns() + DAY)
+    found = await stream.control.api(f"STREAM.INFO.{stream.name}")
+    assert removed_by_others(found) is None and REMOVED_KEY not in found["config"]["metadata"]

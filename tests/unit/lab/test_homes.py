@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from ruamel.yaml import YAML
 
-from bsfg.bootstrap import build_trust
+from bsfg.bootstrap.trust import build_trust
 from bsfg.config.load import load
 from bsfg.config.values import Configuration
 from bsfg.errors import BsfgError, Code

@@ -281,6 +281,39 @@ async def test_a_fact_read_ahead_is_not_given_out_for_a_stream_made_again(log: L
     assert [fact.payload for fact in found.facts] == [b"102"]
 
 
+async def test_a_reader_that_has_stood_there_says_that_its_log_is_the_same(log: Log) -> None:
+    await log.put_many(1, 5)
+    assert [(await log.reader.read(after, PageLimits(facts=2))).is_continuous for after in (0, 2)] == [False, True]
+    assert sequences(await log.reader.read(4, NOW)) == [5]
+    waiting = asyncio.create_task(log.reader.read(5, PageLimits(wait_seconds=10)))
+    await asyncio.sleep(0.1)
+    await log.put(b"6")
+    assert (await waiting).is_continuous
+
+
+async def test_nothing_is_continuous_across_another_start_of_the_server(tmp_path: Path) -> None:
+    with running_nats(tmp_path / "nats") as server:
+        connection = await NatsConnection.connect(server.target, name="test")
+        log = Log(server.target, connection, StreamName("facts.restored"))
+        await log.create()
+        await log.put_many(1, 4)
+        assert not (await log.reader.read(0, PageLimits(facts=1))).is_continuous
+        assert (await log.reader.read(1, PageLimits(facts=1))).is_continuous
+        server.kill()
+        server.start()
+        for _ in range(2):
+            with contextlib.suppress(SubstrateUnavailable):
+                assert not (await log.reader.read(2, PageLimits(facts=1))).is_continuous
+                break
+        log.reader.close()
+
+
+async def test_a_fact_read_ahead_alone_proves_nothing_of_its_log(log: Log) -> None:
+    await log.put_many(1, 3, size=500)
+    await log.reader.read(0, PageLimits(facts=1))
+    assert not (await log.reader.read(1, PageLimits(bytes=100))).is_continuous
+
+
 async def test_a_stream_deleted_under_a_long_poll_is_not_found(log: Log) -> None:
     waiting = asyncio.create_task(log.reader.read(0, PageLimits(wait_seconds=10)))
     await asyncio.sleep(0.1)

@@ -13,7 +13,7 @@ from bsfg.model.cursor import Cursor, parse_init_mode
 from bsfg.model.fact import Fact, digest
 from bsfg.model.moment import NANOSECONDS
 from bsfg.model.names import StreamName, ZoneId
-from bsfg.model.page import Agreement, FetchRequest, LogSlice, Page, PageLimits
+from bsfg.model.page import Agreement, FetchRequest, LogDescription, LogSlice, Page, PageLimits
 from bsfg.model.policy import ReadStream
 from bsfg.ports import Confirmed
 from bsfg.substrates.memory import MemoryZone
@@ -435,6 +435,31 @@ async def test_facts_of_a_restored_stream_are_not_given_away_behind_a_fact_that_
     monkeypatch.setattr(house.zone, "fact_at", restored)
     house.zone.publish(STREAM, "batch", payload=b"new")
     assert (await refusal(polling)).code.label == "history_mismatch"
+
+
+async def test_where_a_reader_vouches_for_its_log_nothing_is_looked_at_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, describe, looks, purges = house.zone.read, house.zone.describe, 0, False
+    cursor = await house.cursor(3)
+
+    async def vouched(stream: StreamName, after: int, limits: PageLimits) -> LogSlice:
+        if purges:
+            house.zone.purge(JETSTREAM, below=5)
+        return replace(await read(stream, after, limits), is_continuous=True)
+
+    async def counted(stream: StreamName) -> LogDescription:
+        nonlocal looks
+        looks += 1
+        return await describe(stream)
+
+    monkeypatch.setattr(house.zone, "read", vouched)
+    monkeypatch.setattr(house.zone, "describe", counted)
+    page = await house.fetch(after=cursor)
+    assert ([fact.sequence for fact in page.facts], looks) == ([4, 5], 1)
+    # It can't vouch for facts that expired before it got there.
+    purges = True
+    assert (await refusal(house.fetch(after=cursor))).code.label == "gap"
 
 
 async def test_what_is_purged_between_the_look_and_the_read_is_a_gap(
