@@ -19,6 +19,7 @@ from bsfg.daemon.local_api import build_local_application, build_tcp_application
 from bsfg.daemon.local_listeners import serve_tcp, serve_unix
 from bsfg.daemon.notifier import NoticeBoard, Notifier
 from bsfg.daemon.operations import Operations
+from bsfg.daemon.remembered import Remembered
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.index_follower import MessageIndexes
@@ -58,7 +59,7 @@ async def open_local(zone: Zone, gateway: Gateway, operations: Operations, stack
     stack.push_async_callback(unix.close)
     application = build_tcp_application(
         operations,
-        metrics=zone.telemetry.exposition,
+        metrics=Remembered(zone.telemetry.exposition, zone.clock.monotonic),
         is_ready=lambda: gateway.parts.keeper.is_ready,
         token=_token(config.local_token_file),
         page=page.routes(),
@@ -105,11 +106,12 @@ def _open_notification(zone: Zone, gateway: Gateway, store: Store, stack: AsyncE
 async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitStack) -> None:
     config, limits = zone.configuration.zone, zone.configuration.zone.limits
     observer = ListenerObserver(zone.journal, zone.audit, zone.telemetry)
+    problems = Remembered(gateway.problems, zone.clock.monotonic)
     card = ZoneCard(
         config.zone,
         config.identity_rule.identity,
         __version__,
-        lambda: "degraded" if gateway.problems() else "ok",
+        lambda: "degraded" if problems() else "ok",
     )
     service = FetchService(store.exported, store.confirmations, zone.clock)
     fetch_routes = FetchRoutes(service, observer, limits.long_polls_per_peer, zone.attention)

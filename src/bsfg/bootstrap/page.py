@@ -8,6 +8,7 @@ from bsfg.bootstrap.zone import Zone
 from bsfg.config.address import Address
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.operations import Operations
+from bsfg.daemon.page.bringups import BringupRuns
 from bsfg.daemon.page.routes import Page
 from bsfg.daemon.page.sources import PageSources
 
@@ -22,6 +23,7 @@ def open_page(zone: Zone, gateway: Gateway, operations: Operations) -> Page:
         reconcile=operations.reconcile,
         audit=zone.audit.record,
         handoff_directory=zone.configuration.paths.data / "handoff",
+        bringups=BringupRuns(zone.configuration.paths.data / "bringup").rows,
     )
     return Page(sources, zone.configuration.zone.zone, zone.clock)
 

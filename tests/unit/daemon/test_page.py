@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ import pytest
 
 from bsfg.daemon.local_api import build_tcp_application
 from bsfg.daemon.local_listeners import serve_tcp
+from bsfg.daemon.page.bringups import BringupRuns
 from bsfg.daemon.page.live import STREAMS_MAX
 from bsfg.daemon.page.picture import LINES_MAX, draw
 from bsfg.daemon.page.routes import ACTIONS, COOKIE, Page
@@ -422,3 +424,38 @@ def test_the_time_line_is_bounded_and_knows_only_events_of_the_log() -> None:
 def test_no_filter_makes_a_number_of_what_is_unknown(name: str) -> None:
     assert FILTERS[name](None) == "unknown"
     assert "unknown" not in FILTERS[name](0)
+
+
+def record(**known: Any) -> str:
+    results = [
+        {"id": "gateway.healthy", "outcome": "passed", "severity": "halt"},
+        {"id": "preconditions.commissioned", "outcome": "attested", "severity": "halt"},
+    ]
+    times = {"began": 10**18, "ended": 10**18}
+    return json.dumps({"format": 1, "peer": "enterprise", **times, "results": results, **known})
+
+
+async def test_bring_up_runs_are_listed_and_what_can_not_be_read_is_unknown(tmp_path: Path) -> None:
+    failed = {"id": "trust.own-expiry", "outcome": "failed", "severity": "halt"}
+    contents = {
+        "20260102T030405Z-enterprise-00aa": record(),
+        "20260102T030406Z-enterprise-00bb": record(results=[failed], ended=None),
+        "20260102T030407Z-enterprise-00cc": "[" * 100_000,
+        "20260102T030408Z-enterprise-00dd": record(began="x"),
+        "lock": record(),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(content)
+    runs = BringupRuns(tmp_path)
+    rows = await runs.rows()
+    assert [(row["peer"], row["outcome"], row["halted_at"]) for row in rows] == [
+        ("enterprise", "unknown", None),
+        ("enterprise", "unknown", None),
+        ("enterprise", "halted", "trust.own-expiry"),
+        ("enterprise", "passed", None),
+    ]
+    assert (rows[3]["passed"], rows[3]["attested"]) == (1, 1)
+    (tmp_path / "20260102T030405Z-enterprise-00aa" / "record.json").write_text(record(results=[failed] * 2))
+    assert (await runs.rows())[3]["failed"] == 2
+    assert await BringupRuns(tmp_path / "none").rows() == []
