@@ -94,6 +94,7 @@ class Links(Protocol):
     def partition(self, peer: ZoneId, is_partitioned: bool) -> None:
         """A partition began or ended; the access says so already."""
 
-    def wake_all(self) -> None: ...
+    def store_returned(self) -> None:
+        """What the local store had acknowledged may be gone: every link reads the end of its stream."""
 
     async def stop(self) -> None: ...

@@ -17,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 
 from bsfg.config.limits import Limits
 from bsfg.config.values import LinkConfig, PeerConfig
-from bsfg.core.conversation import Event, Woken
+from bsfg.core.conversation import Event, StoreDoubted
 from bsfg.core.link_state import Link, Phase
 from bsfg.daemon.healing import Healer
 from bsfg.daemon.link_reporter import LinkReporter
@@ -166,9 +166,10 @@ class WorkerLinks:
         """See ``running_link.Links.partition``; the orders carry it."""
         self._order_all()
 
-    def wake_all(self) -> None:
+    def store_returned(self) -> None:
+        """See ``running_link.Links.store_returned``."""
         for remote in self._links.values():
-            remote.tell(Woken())
+            remote.tell(StoreDoubted())
 
     async def stop(self) -> None:
         async with self._turn:

@@ -118,4 +118,4 @@ class Report:
 
 def without_facts(link: Link) -> Link:
     """A link as others may see it, small enough to be sent often."""
-    return replace(link, flights=(), held=None, fetch_failure=None)
+    return replace(link, flights=(), doubtful=(), held=None, fetch_failure=None)
