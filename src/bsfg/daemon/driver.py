@@ -42,6 +42,7 @@ from bsfg.core.conversation import (
 from bsfg.core.link import advance
 from bsfg.core.link_state import Link, Phase, StepFailure, state_of
 from bsfg.daemon import failpoints
+from bsfg.daemon.canary import Canary
 from bsfg.daemon.running_link import InHand
 from bsfg.daemon.scheduling import ADMISSION_SECONDS_MAX, LinkTraffic, PeerTraffic, Turn
 from bsfg.daemon.watchdog import Watchdog
@@ -78,6 +79,8 @@ class LinkObserver(Protocol):
 
     def set_aside(self, name: LinkName, sequence: int) -> None: ...
 
+    def arrived(self, name: LinkName, seconds: float) -> None: ...
+
     def failed_unexpectedly(self, name: LinkName, step: str, error: BaseException) -> None: ...
 
 
@@ -95,6 +98,7 @@ class LinkDriver:
     heard_at: float | None = None
     traffic: LinkTraffic | None = None
     """The link's turns among its peer's; by default it is alone."""
+    canary: Canary | None = None
     _events: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue(EVENTS_MAX))
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     """What is out, by ticket."""
@@ -228,6 +232,8 @@ class LinkDriver:
             async with aclosing(self.client.pages(step.request, step.pages)) as pages:
                 async for following in pages:
                     turn.came(following)
+                    if self.canary is not None:
+                        self.canary.page_came(following)
                     if page is not None:
                         await self._page_came(PageFetched(step.ticket, page, is_last=False), turn)
                     page = following
@@ -269,6 +275,8 @@ class LinkDriver:
             raise
         failpoints.passed("append.after")
         self.observer.appended(self.name, len(step.facts), self.clock.monotonic() - began, None)
+        if self.canary is not None and (seconds := self.canary.stored(step.facts)) is not None:
+            self.observer.arrived(self.name, seconds)
         return Appended(step.ticket, fence)
 
     async def _send_confirm(self, command: Confirm) -> None:

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 LINK: Final = ("peer", "stream")
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ARRIVAL_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0)
 
 GAUGES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "bsfg_replication_lag_seconds": ("Seconds since the oldest fact that we lack, by the sender's clock.", LINK),
@@ -122,6 +123,13 @@ class Telemetry:
             "From giving a page to the inbound stream to its last acknowledgement.",
             LINK,
             buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.canary = Histogram(
+            "bsfg_canary_seconds",
+            "From a fact's stored time at its origin to its being durable here, one fact a period of canary:.",
+            LINK,
+            buckets=ARRIVAL_SECONDS,
             registry=self.registry,
         )
         self.facts_appended = self._counter("bsfg_facts_appended", "Facts durably appended.", LINK)
