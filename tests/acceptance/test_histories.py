@@ -338,6 +338,26 @@ async def test_an_emptied_inbound_stream_is_a_local_reset_and_a_rewind_leads_out
     assert (await checked(lab))[0] == (row["epoch"], first)
 
 
+@pytest.mark.parametrize("what", ["purged", "deleted"])
+async def test_facts_that_somebody_removes_while_facts_flow_are_a_local_reset_and_a_rewind_leads_out(
+    lab: Lab, what: str
+) -> None:
+    publish(lab, 20)
+    row = lab.level()
+    name = inbound_name(row["generation"])
+    async with lab.plant.nats() as store:
+        jetstream = store.client.jetstream()
+        if what == "purged":
+            await jetstream.purge_stream(name, seq=row["local_sequence"] - 5)
+        else:
+            await jetstream.delete_msg(name, row["local_sequence"] - 5)
+        publish(lab, 2)
+    halt = halted(lab, "local_reset", 20.0)
+    assert halt["generation"] == row["generation"]
+    await rewound(lab, row["sequence"] - 10, "removed by mistake")
+    assert (await checked(lab))[0] == (row["epoch"], row["sequence"] - 10)
+
+
 async def test_an_inbound_stream_that_was_made_again_is_a_local_reset_and_a_rewind_leads_out(lab: Lab) -> None:
     row = lab.level()
     await recreate(lab, "plant-a", inbound_name(row["generation"]))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from tests.faults import crossings, flow, histories, machine, power
+from tests.faults import crossings, flow, histories, lazy_power, machine, power
 from tests.faults.report import Report
 from tests.faults.schedule import KILLS, Kind
 from tests.faults.stage import Stuck
@@ -58,6 +58,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", choices=("all", "kill"), default="all")
     parser.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between faults")
     parser.add_argument("--cuts", type=int, default=5, help="power cuts under strict durability")
+    parser.add_argument("--lazy-cuts", type=int, default=0, help="power cuts under lazy durability")
     parser.add_argument("--quiet", action="store_true", help="don't print each fault as it happens")
     return parser.parse_args()
 
@@ -94,7 +95,10 @@ def _power(arguments: argparse.Namespace, began: float) -> Iterator[Callable[[],
         return
     until = began + arguments.budget * (1.0 if arguments.only else POWER_SHARE)
     yield lambda: power.run(arguments.seed, 1, is_lazy=True)
-    yield lambda: power.run(arguments.seed, arguments.cuts, is_lazy=False, until=until)
+    if arguments.cuts:
+        yield lambda: power.run(arguments.seed, arguments.cuts, is_lazy=False, until=until)
+    if arguments.lazy_cuts:
+        yield lambda: lazy_power.run(arguments.seed, arguments.lazy_cuts, until=until)
 
 
 def _flow(arguments: argparse.Namespace, began: float, say: Callable[[str], None]) -> Report:

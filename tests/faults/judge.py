@@ -128,9 +128,9 @@ def read_source(zone: Zone, stream: str) -> list[Row]:
     return asyncio.run(_read(zone, source_name(stream), is_inbound=False))
 
 
-def read_copy(zone: Zone, peer: str, stream: str) -> list[Row]:
+def read_copy(zone: Zone, peer: str, stream: str, generation: int = 1) -> list[Row]:
     """What a zone holds of a peer's stream, by the coordinates of origin."""
-    return asyncio.run(_read(zone, inbound_name(peer, stream), is_inbound=True))
+    return asyncio.run(_read(zone, inbound_name(peer, stream, generation), is_inbound=True))
 
 
 def judge(producer: Producer, receiver: Zone, deleted: Mapping[int, int] = MappingProxyType({})) -> dict[str, Verdict]:

@@ -10,6 +10,8 @@ import random
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -34,39 +36,43 @@ def run(seed: int, cuts: int, *, is_lazy: bool, until: float = float("inf")) -> 
     """So many cuts of plant-a, as far as they fit before ``until`` (monotonic seconds)."""
     name = "power cuts at default sync, the control" if is_lazy else "power cuts under strict"
     report = Report(name, seed)
+    with on_a_disk(report, is_lazy=is_lazy) as (stage, disk):
+        _cut_again_and_again(stage, disk, cuts, report, is_lazy, until)
+    return report
+
+
+@contextmanager
+def on_a_disk(report: Report, *, is_lazy: bool) -> Iterator[tuple[Stage, Disk]]:
+    """A lab whose plant-a lies on a disk of its own; what gets stuck inside the block is wrong."""
     images = tempfile.TemporaryDirectory(prefix="bsfg-disk-", dir=image_folder(Path(tempfile.gettempdir())))
-    with images as folder, staged(seed, is_lazy=is_lazy) as stage:
+    with images as folder, staged(report.seed, is_lazy=is_lazy) as stage:
         disk = Disk.under(stage.zone(PLANT).home, Path(folder))
         try:
-            _cut_again_and_again(stage, disk, cuts, report, is_lazy, until)
+            yield stage, disk
         except Stuck as stuck:
             report.wrong.append(f"stuck: {stuck}")
         finally:
             stage.end()
             disk.remove()
-    return report
 
 
 def _cut_again_and_again(
     stage: Stage, disk: Disk, cuts: int, report: Report, is_lazy: bool, until: float
 ) -> None:
     chance = random.Random(f"power {stage.seed}")
-    facts = stage.producer(facts_per_second=FACTS_PER_SECOND)
-    orders = stage.producer(PLANT, ORDERS, ORDERS_PER_SECOND)
-    for producer in (facts, orders):
-        producer.batch = 100
+    facts, orders = producers(stage)
     stage.start()
     lost = 0
-    for cut in range(cuts):
+    for number in range(1, cuts + 1):
         if time.monotonic() > until:
-            report.notes.append(f"{cut} of {cuts} cuts in the time there was")
+            report.notes.append(f"{number - 1} of {cuts} cuts in the time there was")
             break
-        found = _cut(stage, disk, facts, orders, chance.uniform(*FLOW_SECONDS))
+        found = cut(stage, disk, facts, orders, chance.uniform(*FLOW_SECONDS))
         report.happened["power cuts of plant-a"] += 1
         lost += len(found)
         if found and not is_lazy:
-            report.wrong.append(f"cut {cut + 1}: {'; '.join(found)}")
-        report.notes += [f"cut {cut + 1}: {text}" for text in found]
+            report.wrong.append(f"cut {number}: {'; '.join(found)}")
+        report.notes += [f"cut {number}: {text}" for text in found]
         if is_lazy:
             break
         stage.wait_level(DRAIN_SECONDS)
@@ -79,7 +85,16 @@ def _cut_again_and_again(
     report.wrong += [f"a traceback in {name}" for name in stage.tracebacks()]
 
 
-def _cut(stage: Stage, disk: Disk, facts: Producer, orders: Producer, seconds: float) -> list[str]:
+def producers(stage: Stage) -> tuple[Producer, Producer]:
+    """Of facts at the other zone, and of orders at plant-a itself."""
+    facts = stage.producer(facts_per_second=FACTS_PER_SECOND)
+    orders = stage.producer(PLANT, ORDERS, ORDERS_PER_SECOND)
+    for producer in (facts, orders):
+        producer.batch = 100
+    return facts, orders
+
+
+def cut(stage: Stage, disk: Disk, facts: Producer, orders: Producer, seconds: float) -> list[str]:
     """Let facts flow, cut plant-a's power, start it on what its disk has; what it had acknowledged and lost."""
     keeper = stage.keeper(PLANT)
     facts.start(MANY)

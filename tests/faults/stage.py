@@ -28,7 +28,8 @@ from bsfg.lab.held import HeldProcess
 from bsfg.lab.homes import ZONE_NAMES
 
 RESTART_SECONDS: Final = 0.1
-ANSWER_SECONDS: Final = 25.0
+ANSWER_SECONDS: Final = 60.0
+"""A busy machine takes its time to start a gateway."""
 ASK_SECONDS: Final = 2.0
 POLL_SECONDS: Final = 0.1
 LEVEL: Final = "level"
@@ -178,7 +179,7 @@ class Stage:
         while pairs and time.monotonic() - began < seconds:
             receiver, peer, stream = pairs[0]
             last = self.cursor(receiver, peer, stream)
-            if self._is_level(last, peer, stream):
+            if self.is_level(last, peer, stream):
                 pairs.pop(0)
             else:
                 time.sleep(POLL_SECONDS)
@@ -187,7 +188,8 @@ class Stage:
             raise Stuck(f"{pairs[0][2]} at {pairs[0][0]} is not level after {seconds:.0f} s: {state}")
         return time.monotonic() - began
 
-    def _is_level(self, row: dict[str, Any] | None, peer: str, stream: str) -> bool:
+    def is_level(self, row: dict[str, Any] | None, peer: str, stream: str) -> bool:
+        """Whether a link says so, and has scanned as far as its source goes."""
         if row is None or row["state"] != LEVEL:
             return False
         try:

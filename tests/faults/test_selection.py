@@ -46,6 +46,12 @@ def test_a_power_cut_loses_nothing_that_was_acknowledged_and_does_at_default_syn
     assert said.index("the control") < said.index("under strict")
 
 
+@pytest.mark.skipif(not CAN_CUT_POWER, reason="a power cut wants root, namespaces and loop mounts")
+def test_a_power_cut_under_lazy_loses_nothing_in_silence() -> None:
+    said = run("--only", "power", "--cuts", "0", "--lazy-cuts", "1")
+    assert "power cuts under lazy" in said and said.count("1 power cuts of plant-a") == 2
+
+
 def test_a_random_schedule_leaves_both_zones_exact() -> None:
     said = run("--only", "flow", "--budget", "50", "--interval", "0.5")
     assert "kill_gateway" in said or "kill_server" in said

@@ -261,6 +261,16 @@ def test_a_decision_does_not_outlive_another_halt() -> None:
     assert isinstance(fetch, Fetch) and fetch.request.after is not None and fetch.request.after.epoch == "e1"
 
 
+def test_leave_to_pass_a_gap_does_not_outlive_another_halt() -> None:
+    talk = level_at(6)
+    talk.fetch_fails(gap(7, 9))
+    talk.tell(GapAccepted(5))
+    talk.located(replace(at(6, 6), foreign="message 6 is foreign"))
+    talk.tell(Reconfigured(SETTINGS))
+    fetch = talk.located(at(6, 6))
+    assert isinstance(fetch, Fetch) and talk.link.gaps == ()
+
+
 def test_a_decision_waits_for_a_store_that_is_away() -> None:
     talk = level_at(6)
     talk.fetch_fails(gap(7, 9))

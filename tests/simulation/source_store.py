@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right
+from dataclasses import replace
 from random import Random
 
 from tests.simulation.ledger import Ledger
@@ -46,6 +47,10 @@ class SourceStore:
         self._answers = asyncio.Event()
         self.delay_seconds = 0.004
         self._grown = asyncio.Event()
+        self._lives = 0
+        """Servers and histories so far: a reader that stood in another one has to begin anew."""
+        self._stands = (0, -1)
+        """Behind which sequence the sender's reader stands, and in which life."""
 
     # What happens to it.
 
@@ -62,6 +67,7 @@ class SourceStore:
 
     def go_away(self, is_away: bool) -> None:
         self.is_up = not is_away
+        self._lives += 1
         self._grown.set()
 
     def hang(self, is_hanging: bool) -> None:
@@ -76,6 +82,7 @@ class SourceStore:
 
     def lose_tail(self, behind: int) -> int:
         """What lies behind is gone, and its sequences will be used again; returns how many facts that were."""
+        self._lives += 1
         lost = [sequence for sequence in self.order if sequence > behind]
         for sequence in lost:
             del self.facts[sequence]
@@ -93,6 +100,7 @@ class SourceStore:
 
     def begin_epoch(self) -> None:
         """``bsfg stream new-epoch``."""
+        self._lives += 1
         self.epochs.append(f"epoch{len(self.epochs) + 1:02d}")
         self._epoch_of_created = self.created
 
@@ -153,7 +161,18 @@ class SourceStore:
                     return sequence
         return self.last_sequence + 1
 
+    def forget_reader(self) -> None:
+        """The sender's gateway is gone, and its consumer with it."""
+        self._stands = (0, -1)
+
     async def read(self, stream: StreamName, after: int, limits: PageLimits) -> LogSlice:
+        """As ``substrates/page_reader.py``: continuous where the reader has stood here since before, in this life."""
+        stood, life = self._stands == (after, self._lives), self._lives
+        found = await self._read(after, limits)
+        self._stands = (found.scanned_through, self._lives)
+        return replace(found, is_continuous=stood and life == self._lives)
+
+    async def _read(self, after: int, limits: PageLimits) -> LogSlice:
         await self._travel()
         deadline = self.clock.monotonic() + limits.wait_seconds
         while not (found := self._slice(after, limits.facts)).facts:

@@ -11,9 +11,10 @@ from typing import Any, Final
 import pytest
 from tests.simulation.fault_kinds import Fault
 from tests.simulation.faults_of_receiver import inbound_purged, stale_gateway, store_power_cut
-from tests.simulation.faults_of_sender import facts_expired, last_facts_deleted
+from tests.simulation.faults_of_sender import facts_expired, last_facts_deleted, source_restored
 from tests.simulation.receiver_store import Answer, ReceiverStore
 from tests.simulation.seeds import run_seed
+from tests.simulation.source_store import SourceStore
 from tests.simulation.store_connection import StoreConnection
 from tests.simulation.world import World
 
@@ -33,7 +34,8 @@ from bsfg.core.link_state import Link
 from bsfg.core.reconcile import Halt, NeedsStart, Resume, resume
 from bsfg.model.cursor import Cursor, Fence, LinkName, LinkRecord, LocalPosition
 from bsfg.model.fact import Fact
-from bsfg.model.page import Agreement
+from bsfg.model.names import StreamName
+from bsfg.model.page import Agreement, LogSlice, PageLimits
 from bsfg.ports import Confirmed
 
 SEEDS_MAX: Final = 200
@@ -172,6 +174,20 @@ def _two_gateways_and_retention(world: World) -> None:
     for seconds in range(4, 30, 4):
         world.mischief(seconds, partial(stale_gateway, world))
         world.mischief(seconds + 1.5, partial(facts_expired, world))
+
+
+def test_not_agreeing_again_behind_a_read_of_another_history_is_caught() -> None:
+    """As a reader that calls every read continuous: the source is made again while a poll is held."""
+    read = SourceStore.read
+
+    async def reads_on(self: SourceStore, stream: StreamName, after: int, limits: PageLimits) -> LogSlice:
+        return replace(await read(self, stream, after, limits), is_continuous=True)
+
+    def restore_under_polls(world: World) -> None:
+        for seconds in range(6, 28, 2):
+            world.mischief(seconds, partial(source_restored, world))
+
+    must_be_caught("I16", SourceStore, {"read": reads_on}, restore_under_polls)
 
 
 def test_taking_the_frontier_from_the_head_is_caught() -> None:

@@ -143,6 +143,7 @@ class World:
     # Gateways.
 
     def new_service(self) -> FetchService:
+        self.source.forget_reader()
         return FetchService(self.source, self.source, self.sender_clock)
 
     def start_gateway(self) -> Gateway:
