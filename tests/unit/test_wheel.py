@@ -1,4 +1,4 @@
-"""A wheel holds, beside modules, the operator page's templates, styles and scripts, and the licence of what is vendored."""
+"""A wheel holds, beside modules, the operator page's files and the licence of what is vendored."""
 
 from __future__ import annotations
 

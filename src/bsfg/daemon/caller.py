@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pwd
 from contextvars import ContextVar
 from typing import Final
 
@@ -17,11 +16,3 @@ def caller() -> str:
 def note_caller(who: str) -> None:
     """The request that this task answers from here on is theirs."""
     _CALLER.set(who)
-
-
-def user_name(user: int) -> str:
-    """A user of this machine by name, or by number where it has none."""
-    try:
-        return f"user {pwd.getpwuid(user).pw_name}"
-    except KeyError:
-        return f"user {user}"
