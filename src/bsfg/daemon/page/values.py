@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from bsfg.daemon import units
+
 UNKNOWN: Final = "unknown"
 _FRACTION: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z", re.ASCII)
-_SIZES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
-_UNITS: Final = (("d", 86_400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1))
 
 
 def text(value: Any) -> str:
@@ -30,12 +30,7 @@ def seconds(value: Any) -> str:
         return "0 s" if value == 0 else f"{value * 1000:.0f} ms"
     if value < 10:
         return f"{value:.1f} s"
-    whole = int(value)
-    for unit, length, next_unit, next_length in _UNITS:
-        if whole >= length:
-            rest = whole % length // next_length
-            return f"{whole // length} {unit}" + (f" {rest} {next_unit}" if rest else "")
-    return f"{whole} s"
+    return units.duration(int(value))
 
 
 def age(value: Any) -> str:
@@ -48,12 +43,7 @@ def age(value: Any) -> str:
 def size(value: Any) -> str:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return text(value)
-    amount, unit = float(value), _SIZES[0]
-    for unit in _SIZES:
-        if amount < 1024 or unit == _SIZES[-1]:
-            break
-        amount /= 1024
-    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+    return units.size(value)
 
 
 def moment(value: Any) -> str:
