@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,12 +54,28 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
         processes.wait_until("the peers' start", lambda: _is_ready(folder / "peers.log"))
         began = time.monotonic()
         processes.start("gateway", program.command_line("serve", "--home", str(home.path)))
-        _wait_level(home.path, options.peers * options.links, processes)
-        print(f"{options.peers * options.links} links level after {time.monotonic() - began:.1f} s")
-        time.sleep(options.settle)
-        figures = _watch(processes.started["gateway"].pid, options.seconds)
-        LocalClient(home.path).get(route("status"))
+        with _ended_whole(processes.started["gateway"].pid):
+            _wait_level(home.path, options.peers * options.links, processes)
+            print(f"{options.peers * options.links} links level after {time.monotonic() - began:.1f} s")
+            time.sleep(options.settle)
+            figures = _watch(processes.started["gateway"].pid, options.seconds)
+            processes.stop("gateway")
     return _tell(figures, options)
+
+
+@contextmanager
+def _ended_whole(gateway: int) -> Iterator[None]:
+    """A gateway that has to be killed leaves its nats-server behind, as it should; here that ends too."""
+    started: frozenset[int] = frozenset()
+    try:
+        yield
+    except BaseException:
+        started = family(gateway) - {gateway}
+        raise
+    finally:
+        for pid in started:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _is_ready(log: Path) -> bool:

@@ -3,6 +3,7 @@
 
 (() => {
   const SILENCE_MILLISECONDS = 15000;
+  const NOTICE_MILLISECONDS = 10000;
   const charts = { rate: null, lag: null, backlog: null };
   const live = document.getElementById("live");
   const words = document.getElementById("live-words");
@@ -138,6 +139,9 @@
     tell("lost", "connection lost; what is shown is old");
     if (source === null || source.readyState !== EventSource.CONNECTING) listen();
   }, 3000);
+
+  // What was done is said for a while; a page that stays open must not say it when it is long undone.
+  setTimeout(() => { for (const notice of document.querySelectorAll(".notice")) notice.remove(); }, NOTICE_MILLISECONDS);
 
   new ResizeObserver(fit).observe(document.querySelector(".charts"));
   heardAt = Date.now();
