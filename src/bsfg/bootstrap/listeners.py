@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from aiohttp import web
+
 from bsfg import __version__
-from bsfg.bootstrap.page import open_page, page_address
+from bsfg.bootstrap.artifacts import Artifacts, peer_routes
+from bsfg.bootstrap.page import page_address
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.zone import Zone, stream_names
 from bsfg.config.permissions import check_private
@@ -19,6 +23,7 @@ from bsfg.daemon.local_api import build_local_application, build_tcp_application
 from bsfg.daemon.local_listeners import serve_tcp, serve_unix
 from bsfg.daemon.notifier import NoticeBoard, Notifier
 from bsfg.daemon.operations import Operations
+from bsfg.daemon.page.routes import Page
 from bsfg.daemon.remembered import Remembered
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import StreamName, ZoneId
@@ -49,19 +54,25 @@ def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitSta
     return service
 
 
-async def open_local(zone: Zone, gateway: Gateway, operations: Operations, stack: AsyncExitStack) -> None:
+async def open_local(
+    zone: Zone,
+    gateway: Gateway,
+    operations: Operations,
+    further: Sequence[web.RouteDef],
+    page: Page,
+    stack: AsyncExitStack,
+) -> None:
     config = zone.configuration.zone
-    page = open_page(zone, gateway, operations)
     login = page.login_route(lambda: page_address(config.local))
-    unix = await serve_unix(
-        build_local_application(operations, further=[login]), zone.configuration.paths.run
-    )
+    local = build_local_application(operations, further=[*further, login])
+    unix = await serve_unix(local, zone.configuration.paths.run)
     stack.push_async_callback(unix.close)
     application = build_tcp_application(
         operations,
         metrics=Remembered(zone.telemetry.exposition, zone.clock.monotonic),
         is_ready=lambda: gateway.parts.keeper.is_ready,
         token=_token(config.local_token_file),
+        further=further,
         page=page.routes(),
     )
     tcp = await serve_tcp(application, config.local.host, config.local.port)
@@ -103,7 +114,9 @@ def _open_notification(zone: Zone, gateway: Gateway, store: Store, stack: AsyncE
     return notify_route(lambda peer, stream: links.driver(LinkName(peer, stream)) is not None, board.noticed)
 
 
-async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitStack) -> None:
+async def open_listener(
+    zone: Zone, gateway: Gateway, store: Store, artifacts: Artifacts, stack: AsyncExitStack
+) -> None:
     config, limits = zone.configuration.zone, zone.configuration.zone.limits
     observer = ListenerObserver(zone.journal, zone.audit, zone.telemetry)
     problems = Remembered(gateway.problems, zone.clock.monotonic)
@@ -121,6 +134,7 @@ async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: Async
             health_route(card, zone.clock),
             *fetch_routes.routes(),
             _open_notification(zone, gateway, store, stack),
+            *peer_routes(zone, gateway, artifacts),
         ],
         observer,
         zone.clock,

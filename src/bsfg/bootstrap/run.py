@@ -11,8 +11,11 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from bsfg.bootstrap.artifacts import local_routes, open_artifacts
 from bsfg.bootstrap.listeners import open_appends, open_listener, open_local
+from bsfg.bootstrap.page import open_page
 from bsfg.bootstrap.parts import assemble
+from bsfg.bootstrap.retrieval import open_retrieval
 from bsfg.bootstrap.store import open_store
 from bsfg.bootstrap.trust import build_trust
 from bsfg.bootstrap.zone import Zone, claim, epoch_began
@@ -115,7 +118,8 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         access = Access(trust, {})
         zone = Zone(configuration, clock, journal, audit, telemetry, access, Attention(clock), timeline)
         store = await open_store(zone, stack)
-        gateway = assemble(zone, store, trust)
+        artifacts = open_artifacts(zone, lambda: gateway.configuration, stack)
+        gateway = assemble(zone, store, artifacts, trust, stack)
         local = LocalStore(
             store.control,
             LocalAccess(store.control, store.connect),
@@ -127,10 +131,13 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         watch = ChangeWatch(configuration.home, configuration.trust_files())
         reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
         operations = Operations(gateway, local, reloader, timeline)
-        await open_local(zone, gateway, operations, stack)
+        retrieval, retrieval_routes = open_retrieval(gateway, artifacts)
+        further = [*local_routes(zone, store, artifacts, retrieval.listed), *retrieval_routes]
+        page = open_page(zone, gateway, operations, retrieval)
+        await open_local(zone, gateway, operations, further, page, stack)
         await gateway.start()
         stack.push_async_callback(gateway.stop)
-        await open_listener(zone, gateway, store, stack)
+        await open_listener(zone, gateway, store, artifacts, stack)
         gateway.announce()
         watching = asyncio.create_task(reloader.run(), name="reload")
         stack.callback(watching.cancel)

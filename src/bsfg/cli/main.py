@@ -24,6 +24,7 @@ NOUNS: Final = {
     "append": Noun("bsfg.cli.append", "Append facts to a local stream."),
     "read": Noun("bsfg.cli.read", "Read facts as JSON lines; acknowledges nothing."),
     "fetch": Noun("bsfg.cli.fetch", "One round of a link now."),
+    "artifact": Noun("bsfg.cli.artifact", "Artifacts: put, fetch, list, retry, clean up."),
     "cursor": Noun("bsfg.cli.cursor", "How far each link is."),
     "admin": Noun("bsfg.cli.admin", "Partition a peer for a time; reconcile it."),
     "top": Noun("bsfg.cli.top", "Links and exports, live."),

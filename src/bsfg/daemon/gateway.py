@@ -6,7 +6,7 @@ Everything that a peer or a link needs is held by its own part; this module only
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from bsfg.config.values import Configuration
 from bsfg.core.conversation import Woken
+from bsfg.daemon.artifact_mirror import ArtifactMirror
 from bsfg.daemon.audit import AuditLog
 from bsfg.daemon.exports import REFRESH_SECONDS, Exports
 from bsfg.daemon.gauges import GaugeReadings, families
@@ -56,6 +57,9 @@ class Parts:
     healer: Healer
     generations: Generations
     keep: InboundKeeper
+    artifacts: ArtifactMirror
+    artifact_room: Callable[[], Awaitable[dict[str, Any]]]
+    """How much of their room the artifacts take, for ``status``."""
     substrate_state: Callable[[], dict[str, Any]]
     """What the substrate says of itself, for ``status``."""
     build_trust: Callable[[Configuration], TrustStore]
@@ -117,6 +121,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.parts.generations.stop()
+        await self.parts.artifacts.stop()
         await self.parts.links.stop()
         await self.parts.peers.stop()
 
@@ -155,6 +160,7 @@ class Gateway:
 
     def peer_became_reachable(self, peer: ZoneId) -> None:
         self.parts.links.tell_peer(peer, Woken())
+        self.parts.artifacts.peer_back(peer)
 
     def problems(self) -> list[str]:
         """Why health is degraded; empty if it is not (I46)."""
@@ -247,6 +253,7 @@ class Gateway:
             exports_age_seconds=self.parts.exports.age_seconds,
             partitioned=self.parts.partitions.in_force.keys(),
             disk_fill_ratio=self.disk_fill_ratio(),
+            artifacts=self.parts.artifacts.counts(),
         )
 
     def exported(self) -> list[tuple[ZoneId, StreamName]]:
@@ -266,6 +273,7 @@ class Gateway:
         await self.parts.links.apply(links, self.configuration.zone.limits, in_force)
         for name in links:
             self.parts.keep.soon(name)
+        await self.parts.artifacts.apply(self.configuration)
 
     def _swap_access(self) -> None:
         policies = {peer.id: peer.policy() for peer in self.configuration.peers.values()}
@@ -323,6 +331,8 @@ def refuse_unreloadable(before: Configuration, after: Configuration) -> None:
     found = [key for key in keys if getattr(before.zone, key) != getattr(after.zone, key)]
     if before.zone.limits.worker_processes != after.zone.limits.worker_processes:
         found.append("limits.worker_processes")
+    places = [(each.zone.artifacts.store, each.zone.artifacts.bucket) for each in (before, after)]
+    found += ["store and bucket of artifacts"] if places[0] != places[1] else []
     if found:
         names = ", ".join(key.removesuffix("_rule") for key in found)
         raise BsfgError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from prometheus_client.core import Metric
@@ -37,8 +37,8 @@ class GaugeReadings:
     exports_age_seconds: float | None = None
     partitioned: Collection[ZoneId] = ()
     disk_fill_ratio: float | None = None
-    artifacts: Mapping[str, int] | None = None
-    """Artifacts by state; None where nobody counts them."""
+    artifacts: Mapping[str, int] = field(default_factory=dict)
+    """Wanted from peers, by state; empty while the list is not known."""
 
 
 def families(readings: GaugeReadings) -> Iterable[Metric]:
@@ -108,7 +108,7 @@ def _zone_families(readings: GaugeReadings) -> Iterable[Metric]:
         fill.add_metric([stream], ratio)
     yield fill
     artifacts = gauge("bsfg_artifacts")
-    for state, count in (readings.artifacts or {}).items():
+    for state, count in readings.artifacts.items():
         artifacts.add_metric([state], count)
     yield artifacts
 

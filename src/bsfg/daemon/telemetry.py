@@ -35,7 +35,7 @@ GAUGES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "Seconds until max_age removes a fact that the peer has not confirmed; absent while none waits.",
         LINK,
     ),
-    "bsfg_artifacts": ("Artifacts of peers that this zone holds or waits for, by state.", ("state",)),
+    "bsfg_artifacts": ("Artifacts of peers that are wanted here, by state.", ("state",)),
     "bsfg_certificate_expiry_seconds": ("Seconds until our certificate ends.", ()),
     "bsfg_crl_expiry_seconds": ("Seconds until the first revocation list ends.", ()),
     "bsfg_store_buffer_fill_ratio": ("Bytes of a local stream over its max_bytes, 0 to 1.", ("stream",)),
@@ -92,6 +92,14 @@ LOG_EVENTS: Final = {
     "substrate_wedged": "the local server answers and stores nothing",
     "substrate_healed": "the embedded server was restarted, because it stored nothing",
     "link_stalled": "a link neither moves nor is proven level",
+    "artifact_missing": "a peer does not have an artifact that facts name or somebody asked for; it is tried again",
+    "artifact_corrupt": "what came is not what was named: both digests are told, it is set aside and tried again",
+    "artifact_forbidden": "a peer does not let us have an artifact; it is tried again when policy changes",
+    "artifact_no_room": "quota or disk leave no room for an artifact; it is tried again",
+    "artifact_refused": "a peer gives an answer that is no artifact; it is tried again",
+    "artifact_recovered": "an artifact that was told of is here and verified",
+    "artifact_fault": "fetching an artifact failed in a way that nobody foresaw",
+    "artifact_reference": "facts that name artifacts can't be searched, or name them in no valid form",
     "clock_skew": "a peer's clock differs from ours",
     "loop_stalled": "the gateway's loop, or a worker process', did not run for a while",
     "worker_started": "a worker process runs its links",
@@ -165,6 +173,9 @@ class Telemetry:
             "bsfg_log_lines_dropped",
             "Log lines dropped: beyond the allowance of their event and peer, or not taken by a sink in time.",
             ("cause",),
+        )
+        self.artifact_fetches = self._counter(
+            "bsfg_artifact_fetches", "Attempts to bring a peer's artifact here, by how they ended.", ("result",)
         )
         self.loop_stalls = self._counter(
             "bsfg_loop_stalls", "Times the loop did not run for over a second.", ()

@@ -141,7 +141,7 @@ class HttpPeerClient:
         async with aclosing(self._connection.parts(question, next_frame)) as parts:
             async for answer in parts:
                 if answer.status != 200:
-                    raise _refusal(answer, f"peer {self._endpoint.peer} refuses POST /v1/fetch")
+                    raise refusal(answer, f"peer {self._endpoint.peer} refuses POST /v1/fetch")
                 came += 1
                 if came > count:
                     raise bad_answer(f"it has more than the {count} pages that were asked for")
@@ -167,13 +167,13 @@ class HttpPeerClient:
         question = Question(method="POST", path="/v1/notify", body=notify_body(stream, head))
         answer = await self._connection.ask(question)
         if answer.status != NO_CONTENT:
-            raise _refusal(answer, f"peer {self._endpoint.peer} refuses POST {question.path}")
+            raise refusal(answer, f"peer {self._endpoint.peer} refuses POST {question.path}")
 
     async def _ask(self, question: Question) -> Answer:
         answer = await self._connection.ask(question)
         if answer.status == 200:
             return answer
-        raise _refusal(answer, f"peer {self._endpoint.peer} refuses {question.method} {question.path}")
+        raise refusal(answer, f"peer {self._endpoint.peer} refuses {question.method} {question.path}")
 
 
 def _travelling_max(request: FetchRequest, frame_bytes: int) -> int:
@@ -208,7 +208,7 @@ def _json(answer: Answer) -> Any:
         raise bad_answer(f"it is not JSON: {printable(str(error))}") from error
 
 
-def _refusal(answer: Answer, what: str) -> BsfgError:
+def refusal(answer: Answer, what: str) -> BsfgError:
     """The peer's own error; ``bad_answer`` if it has none of the contract's shape."""
     try:
         fields = _fields(_fields(strict_json(answer.body)).get("error"))

@@ -27,7 +27,7 @@ from bsfg.transport.routes import PeerRoute, Quota
 from bsfg.transport.wire import REQUEST_BYTES_MAX
 
 REQUEST_SECONDS_MAX: Final = 600.0
-"""The end of any request, whatever it does; every step of it has a shorter deadline of its own."""
+"""The end of any request but a stream, whatever it does; every step of it has a shorter deadline of its own."""
 WRITE_SECONDS_MAX: Final = 60.0
 KEEPALIVE_SECONDS: Final = 75.0
 """How long a connection may stay without a whole request; longer than clients keep theirs."""
@@ -36,6 +36,7 @@ STOP_SECONDS_MAX: Final = 2.0
 HEADERS_MAX: Final = 64
 
 _CALLER: Final = web.RequestKey("caller", PeerCaller)
+_DEADLINE: Final = web.RequestKey("deadline", asyncio.Timeout)
 _OPERATION: Final = web.RequestKey("operation", str)
 _REQUEST_ID: Final = web.RequestKey("request_id", str)
 
@@ -120,7 +121,8 @@ class PeerListener:
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            async with asyncio.timeout(REQUEST_SECONDS_MAX):
+            async with asyncio.timeout(REQUEST_SECONDS_MAX) as deadline:
+                request[_DEADLINE] = deadline
                 return await self._admit(request, handler)
         except BsfgError as error:
             return self._refuse(request, error)
@@ -213,6 +215,8 @@ class _PeerProtocol(RequestHandler):
 def _handler(route: PeerRoute) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         request[_OPERATION] = route.operation
+        if route.is_stream:
+            request[_DEADLINE].reschedule(None)
         return await route.handle(request[_CALLER], request)
 
     return handle

@@ -83,6 +83,7 @@ class Gateway:
         return {
             "zone": "plant-a",
             "identity": "plant-a-bsfg",
+            "health": "degraded" if self.problems else "ok",
             "version": "1",
             "started_at": "2026-01-02T03:04:05Z",
             "certificate_days_left": 29,

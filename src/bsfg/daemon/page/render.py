@@ -142,7 +142,7 @@ def _verdict(status: Mapping[str, Any]) -> tuple[str, str]:
     """Colour and words: the worst that anybody has to know."""
     if any(row["state"] == "halted" for row in status["links"]):
         return "bad", "a link waits for an operator"
-    if status["problems"]:
+    if status["health"] != "ok":
         return "bad", "degraded"
     if status["partitions"]:
         return "cut", "partitioned by an operator"

@@ -5,7 +5,7 @@ A part that this gateway does not have is None here, and the page leaves its sec
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ Rows = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Artifacts of peers: rows with ``uri, state, peer, size, error, next_try``, counts by state, and a new try."""
+    """Artifacts of peers: rows with ``uri, state, peer, error``, counts by state, and a new try."""
 
     rows: Callable[[], Awaitable[Rows]]
-    counts: Callable[[], dict[str, int]]
+    counts: Callable[[], Mapping[str, int]]
     retry: Callable[[str], Awaitable[Any]]
     """Of one URI."""
 
