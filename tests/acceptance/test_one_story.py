@@ -28,6 +28,7 @@ RULES: Final = Path(__file__).resolve().parents[2] / "deploy" / "prometheus" / "
 TAG: Final = re.compile(r"<[^>]+>")
 AUDIT: Final = "facts.audit"
 ORDERS: Final = "facts.orders"
+MISSING_URI: Final = "s3://enterprise-bsfg-artifacts/batch-files/none.json"
 ORDERS_BYTES: Final = 1024 * 1024
 
 
@@ -132,6 +133,13 @@ def partitioned(lab: Lab) -> Iterator[None]:
         lab.plant.ask("admin", "reconcile", "--peer", ENTERPRISE)
 
 
+@contextmanager
+def artifact_missing(lab: Lab) -> Iterator[None]:
+    """It stays on the list, as it is to be: this story comes last."""
+    lab.plant.refused("artifact", "fetch", "--uri", MISSING_URI)
+    yield
+
+
 PEER: Final = {"peer": ENTERPRISE}
 STORIES: Final = (
     Story(
@@ -163,6 +171,10 @@ STORIES: Final = (
     Story(
         "partition", partitioned, 10, "bsfg_peer_partitioned", PEER, lambda value: value == 1,
         "BsfgPeerPartitioned", 0, "the story's drill", "the story's drill",
+    ),
+    Story(
+        "artifact missing", artifact_missing, 15, "bsfg_artifacts", {"state": "missing"}, lambda value: value == 1,
+        "BsfgArtifactMissing", 2, MISSING_URI, "missing",
     ),
 )  # fmt: skip
 

@@ -185,6 +185,21 @@ def test_a_handoff_report_is_read_and_can_do_nothing(browser: Browser, plant: Zo
         assert answer is not None and answer.status == 404
 
 
+def test_an_artifact_is_tried_again(browser: Browser, plant: Zone) -> None:
+    uri = "s3://enterprise-bsfg-artifacts/batch-files/none.json"
+    plant.refused("artifact", "fetch", "--uri", uri)
+    visit = visited(browser, plant)
+    part = visit.page.locator("#part-artifacts")
+    expect(part).to_contain_text(uri, timeout=5 * SECONDS)
+    expect(part).to_contain_text("missing")
+    keep_picture(visit.page, "page-artifacts")
+    part.get_by_role("link", name="Try again…").click()
+    visit.page.get_by_label("Reason, for the audit log").fill("it was put there now")
+    visit.page.get_by_role("button", name="Try again").click()
+    expect(visit.page.locator(".notice")).to_have_text(f"{uri} is tried again.")
+    assert visit.faults == []
+
+
 def test_the_page_is_the_same_as_the_status(browser: Browser, plant: Zone) -> None:
     visit = visited(browser, plant)
     status = plant.ask("status")
