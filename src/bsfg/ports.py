@@ -20,6 +20,7 @@ from bsfg.model.cursor import (
     LinkRecord,
     LocalPosition,
 )
+from bsfg.model.digests import DigestAnswer, DigestCall
 from bsfg.model.fact import Fact
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import FetchRequest, LogDescription, LogSlice, Page, PageLimits
@@ -191,6 +192,15 @@ class InboundFacts(Protocol):
         Sequences and times are the local stream's. Waits as ``ExportedLog.read``; ``NOT_FOUND`` where the link has no
         such stream.
         """
+
+
+class DigestSource(Protocol):
+    """A peer's gateway as ``bsfg verify`` asks it; raises what :class:`PeerClient` raises."""
+
+    async def digests(self, call: DigestCall) -> DigestAnswer:
+        """Digests of the first parts of a range, already held against the request."""
+
+    async def streams(self) -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.index_follower import MessageIndexes
 from bsfg.substrates.local_appends import LocalAppends
 from bsfg.transport.acceptor import Acceptor, AcceptorLimits
+from bsfg.transport.digest_service import DigestService, digest_route
 from bsfg.transport.fetch_routes import FetchRoutes
 from bsfg.transport.fetch_service import FetchService
 from bsfg.transport.health_route import ZoneCard, health_route
@@ -135,6 +136,7 @@ async def open_listener(
         [
             health_route(card, zone.clock),
             *fetch_routes.routes(),
+            digest_route(DigestService(store.exported, zone.clock)),
             _open_notification(zone, gateway, store, stack),
             *peer_routes(zone, gateway, artifacts),
             view_route(views.of_caller),
@@ -142,6 +144,7 @@ async def open_listener(
         observer,
         zone.clock,
         ListenerLimits(request_body_bytes=limits.request_body_bytes),
+        zone.cut_off.told,
     )
     await listener.start()
     stack.push_async_callback(listener.stop)

@@ -23,6 +23,8 @@ from bsfg.config.values import (
 from bsfg.config.watch import ChangeWatch
 from bsfg.daemon import failpoints
 from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.connections import CutOff
+from bsfg.daemon.drills import Drills
 from bsfg.daemon.journal import open_journal
 from bsfg.daemon.operations import Operations
 from bsfg.daemon.peer_view import PeerViews, Scrapes
@@ -30,8 +32,10 @@ from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.system import SystemClock, notify_systemd, spare_collections, watchdog_seconds
 from bsfg.daemon.telemetry import Telemetry
+from bsfg.daemon.verify_operations import Verifications
 from bsfg.errors import EXIT_DONE, BsfgError, Code
 from bsfg.substrates.consumers import LocalAccess
+from bsfg.substrates.inbound_scan import InboundScan
 from bsfg.transport.access import Access
 from bsfg.transport.notify_route import Attention
 
@@ -89,7 +93,7 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         audit = AuditLog(configuration.paths.data / "audit.jsonl", clock)
         stack.callback(audit.close)
         access = Access(trust, {})
-        zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock))
+        zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock), CutOff())
         store = await open_store(zone, stack)
         artifacts = open_artifacts(zone, lambda: gateway.configuration, stack)
         gateway = assemble(zone, store, artifacts, trust, stack)
@@ -107,13 +111,22 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         scrapes = Scrapes(configuration.zone.local, clock)
         views = PeerViews(gateway, scrapes)
         retrieval, retrieval_routes = open_retrieval(gateway, artifacts)
+        verifications = Verifications(
+            gateway, lambda *words: InboundScan(store.control, store.connect, *words), operations.rewind
+        )
+        gateway.parts.generations.prove = verifications.prove
+        drills = Drills(gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off)
         further = [
             *local_routes(zone, store, artifacts, retrieval.listed),
             *retrieval_routes,
             *views.routes(),
+            *verifications.routes(),
+            *drills.routes(),
         ]
         await open_local(zone, gateway, operations, further, scrapes, stack)
         await gateway.start()
+        recovering = asyncio.create_task(drills.recover(), name="drills that were left on")
+        stack.callback(recovering.cancel)
         stack.push_async_callback(gateway.stop)
         await open_listener(zone, gateway, store, artifacts, views, stack)
         gateway.announce()

@@ -12,6 +12,7 @@ from bsfg.config.values import (
     Configuration,
 )
 from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.connections import CutOff
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.errors import BsfgError, Code
 from bsfg.model.names import StreamName
@@ -32,6 +33,7 @@ class Zone:
     telemetry: Telemetry
     access: Access
     attention: Attention
+    cut_off: CutOff
 
 
 def epoch_began(zone: Zone, stream: StreamName, old: str | None, new: str, why: str) -> None:

@@ -10,6 +10,8 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -20,6 +22,8 @@ from bsfg.config.values import LogConfig, LogFormat
 from bsfg.model.moment import format_time
 
 FIELD_CHARACTERS_MAX: Final = 4096
+Watcher = Callable[[dict[str, Any]], None]
+_WATCHERS: Final[list[Watcher]] = []
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
@@ -60,7 +64,7 @@ def open_journal(log: LogConfig, zone: str) -> FilteringBoundLogger:
     journal: FilteringBoundLogger = structlog.wrap_logger(
         sinks,
         wrapper_class=structlog.make_filtering_bound_logger("info"),
-        processors=[structlog.processors.add_log_level, _stamp, render],
+        processors=[structlog.processors.add_log_level, _stamp, _show_watchers, render],
         context_class=dict,
         zone=zone,
     )
@@ -98,6 +102,22 @@ def place_of(error: BaseException) -> str:
 def _stamp(_logger: Any, _method: str, event: EventDict) -> EventDict:
     event.setdefault("message", event["event"].replace("_", " "))
     event["ts"] = format_time(time.time_ns())
+    return event
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Inside the block every event of this process's journals is also given to the watcher, which must not block."""
+    _WATCHERS.append(watcher)
+    try:
+        yield
+    finally:
+        _WATCHERS.remove(watcher)
+
+
+def _show_watchers(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    for watcher in _WATCHERS:
+        watcher(dict(event))
     return event
 
 

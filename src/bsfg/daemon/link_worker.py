@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -53,6 +53,12 @@ class PeerClients:
         for peer, config in peers.items():
             if peer not in self._clients:
                 self._clients[peer] = (config, self.make(config))
+
+    async def disconnect(self, peers: Iterable[ZoneId]) -> None:
+        """No connection that was opened to one of these peers stays, idle ones neither (runbook 8.1)."""
+        for peer in peers:
+            if peer in self._clients:
+                await self._clients[peer][1].close()
 
     def client(self, peer: ZoneId) -> HttpPeerClient:
         if peer not in self._clients:
@@ -136,6 +142,7 @@ class LinkWorker:
             assert orders is not None
             await self.clients.apply(orders.peers)
             await self.links.apply(orders.links, orders.limits, orders.partitions)
+            await self.clients.disconnect(orders.partitions)
             self._seen = {name: seen for name, seen in self._seen.items() if name in orders.links}
             self.channel.send(Taken(orders.number))
 

@@ -266,10 +266,18 @@ class Operations(StreamOperations):
         return await self._decisions.accept_epoch(peer, stream, start, init_timestamp, reason, dry_run)
 
     async def rewind(
-        self, peer: str, stream: str, *, to: int, reason: str, accept_differences: bool, dry_run: bool
+        self,
+        peer: str,
+        stream: str,
+        *,
+        to: int,
+        reason: str,
+        accept_differences: bool,
+        dry_run: bool,
+        purpose: str = "rewind",
     ) -> dict[str, Any]:
         self._refuse_partitioned(self._known_peer(peer))
-        return await self._decisions.rewind(peer, stream, to, reason, accept_differences, dry_run)
+        return await self._decisions.rewind(peer, stream, to, reason, accept_differences, dry_run, purpose)
 
     async def abort_rewind(self, peer: str, stream: str, *, reason: str) -> dict[str, Any]:
         return await self._decisions.abort_rewind(peer, stream, reason)

@@ -12,6 +12,7 @@ import aiohttp
 
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import Cursor
+from bsfg.model.digests import DigestAnswer, DigestCall
 from bsfg.model.moment import parse_time
 from bsfg.model.names import StreamName, parse_stream, printable
 from bsfg.model.page import FetchRequest, Page
@@ -27,6 +28,7 @@ from bsfg.transport.client_connection import (
     Question,
 )
 from bsfg.transport.compression import ZSTD, InflatingReader, compressed_bytes_max, inflate
+from bsfg.transport.digest_answer import DIGESTS_BYTES_MAX, DIGESTS_WAIT_SECONDS, parse_digest_answer
 from bsfg.transport.page_check import bad_answer
 from bsfg.transport.page_codec import (
     BINARY_TYPE,
@@ -47,6 +49,7 @@ from bsfg.transport.wire import (
     PROTOCOL_VERSIONS,
     SEQUENCE_MAX,
     confirm_body,
+    digests_body,
     fetch_body,
     notify_body,
     strict_json,
@@ -162,6 +165,17 @@ class HttpPeerClient:
         if confirmed < cursor.sequence:
             raise bad_answer(f"it confirms {confirmed}, less than {cursor.sequence}")
         return confirmed
+
+    async def digests(self, call: DigestCall) -> DigestAnswer:
+        """See ``ports.DigestSource.digests``."""
+        question = Question(
+            method="POST",
+            path="/v1/digests",
+            body=digests_body(call),
+            accepts={JSON_TYPE: DIGESTS_BYTES_MAX},
+            wait_seconds=DIGESTS_WAIT_SECONDS,
+        )
+        return parse_digest_answer(call, _fields(_json(await self._ask(question))))
 
     async def notify(self, stream: StreamName, head: int) -> None:
         """See ``ports.PeerClient.notify``."""
