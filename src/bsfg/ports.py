@@ -115,7 +115,21 @@ class Quarantine(Protocol):
         """
 
 
-class PeerClient(Protocol):
+class PageSource(Protocol):
+    """What a link needs of its peer; raises what :class:`PeerClient` raises."""
+
+    def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
+        """Up to ``count`` pages of one answer as they arrive, at least one, each continuing the one before.
+
+        Each is already held against the request and the limits of the contract. The answer is read no faster than
+        pages are taken.
+        """
+
+    async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
+        """The peer knows that everything up to the cursor's fact is durable here; returns what it has confirmed."""
+
+
+class PeerClient(PageSource, Protocol):
     """One peer's gateway over mutual TLS; its identity is verified before a byte is sent (I32).
 
     Raises ``PeerUnreachable`` when there is no answer, ``PeerRefused`` with the peer's code when it says no,
@@ -129,16 +143,6 @@ class PeerClient(Protocol):
 
     async def fetch(self, request: FetchRequest) -> Page:
         """One page, already held against the request and the limits of the contract."""
-
-    def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
-        """Up to ``count`` pages of one answer as they arrive, at least one, each continuing the one before.
-
-        Each is already held against the request and the limits of the contract. The answer is read no faster than
-        pages are taken.
-        """
-
-    async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
-        """The peer knows that everything up to the cursor's fact is durable here; returns what it has confirmed."""
 
     async def notify(self, stream: StreamName, head: int) -> None:
         """The peer took our advice that our stream has reached this head; it may poll earlier, and nothing else."""

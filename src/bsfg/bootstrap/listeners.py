@@ -12,10 +12,11 @@ from aiohttp import web
 from bsfg import __version__
 from bsfg.bootstrap.artifacts import Artifacts, peer_routes
 from bsfg.bootstrap.store import Store
-from bsfg.bootstrap.zone import Zone, stream_names
+from bsfg.bootstrap.zone import Zone, policy_version, stream_names
 from bsfg.config.permissions import check_private
 from bsfg.core.conversation import Woken
 from bsfg.daemon.append_service import AppendService
+from bsfg.daemon.audit_facts import AuditFacts
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.listener_observer import ListenerObserver
 from bsfg.daemon.local_api import build_local_application, build_tcp_application
@@ -51,6 +52,14 @@ def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitSta
     service = AppendService(appends, store.control, zone.journal, lambda: gateway.configuration.zone.streams)
     watching = asyncio.create_task(service.watch_fill(), name="fill of the streams")
     stack.callback(watching.cancel)
+    facts = AuditFacts(
+        zone.configuration.paths.data,
+        service.append,
+        lambda: gateway.configuration.zone.audit_stream,
+        zone.journal,
+    )
+    telling = asyncio.create_task(facts.run(), name="audit stream")
+    stack.callback(telling.cancel)
     return service
 
 
@@ -122,7 +131,12 @@ async def open_listener(
     stack: AsyncExitStack,
 ) -> None:
     config, limits = zone.configuration.zone, zone.configuration.zone.limits
-    observer = ListenerObserver(zone.journal, zone.audit, zone.telemetry)
+    observer = ListenerObserver(
+        zone.journal, zone.audit, zone.telemetry, lambda: policy_version(gateway.configuration)
+    )
+    counting = asyncio.create_task(observer.run(), name="counts of refusals")
+    stack.callback(observer.tell_counts)
+    stack.callback(counting.cancel)
     card = ZoneCard(
         config.zone,
         config.identity_rule.identity,

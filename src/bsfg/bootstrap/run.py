@@ -22,7 +22,7 @@ from bsfg.config.values import (
 )
 from bsfg.config.watch import ChangeWatch
 from bsfg.daemon import failpoints
-from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.audit import AuditLog, current_path
 from bsfg.daemon.connections import CutOff
 from bsfg.daemon.drills import Drills
 from bsfg.daemon.journal import open_journal
@@ -90,7 +90,11 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         stack.callback(os.close, claim(configuration.paths))
         trust = build_trust(configuration, None)
         journal = open_journal(configuration.zone.log, configuration.zone.zone)
-        audit = AuditLog(configuration.paths.data / "audit.jsonl", clock)
+        audit = AuditLog(
+            current_path(configuration.paths.data),
+            clock,
+            bytes_max=configuration.zone.limits.audit_bytes,
+        )
         stack.callback(audit.close)
         access = Access(trust, {})
         zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock), CutOff())

@@ -31,6 +31,8 @@ NOUNS: Final = {
     "cursor": Noun("bsfg.cli.cursor", "How far each link is."),
     "admin": Noun("bsfg.cli.admin", "Partition a peer for a time; reconcile it."),
     "bringup": Noun("bsfg.cli.bringup", "The runbook: check a relationship, step by step, halting where it halts."),
+    "handoff": Noun("bsfg.cli.handoff", "Handoff records: verify, merge, list, show."),
+    "audit": Noun("bsfg.cli.audit", "Whether the audit log is whole."),
     "lab": Noun("bsfg.cli.lab", "Two zones on this machine, up and down."),
     "demo": Noun("bsfg.cli.demo", "A lab, facts, drills: the main job in one command."),
 }

@@ -117,12 +117,23 @@ class PeerListener:
         began = self._clock.monotonic()
         request[_REQUEST_ID] = secrets.token_hex(8)
         request[_OPERATION] = "other"
-        response = await self._answer(request, handler)
-        await self._send(request, response)
+        connection = request.transport
+        try:
+            response = await self._answer(request, handler)
+            await self._send(request, response)
+        finally:
+            self._tell_allowed(request, connection)
         if _CALLER in request:
             seconds = self._clock.monotonic() - began
             self._observer.served(request[_CALLER].peer, request[_OPERATION], seconds, response.status)
         return response
+
+    def _tell_allowed(self, request: web.Request, connection: object) -> None:
+        caller = request.get(_CALLER)
+        if caller is None or connection is None:
+            return
+        for wish, rule in caller.allowed.items():
+            self._observer.allowed(connection, caller.peer, wish, rule, request[_REQUEST_ID])
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
@@ -151,10 +162,12 @@ class PeerListener:
     def _refuse(self, request: web.Request, error: BsfgError) -> web.StreamResponse:
         if request.get(_CALLER) is None or error.code in (Code.IDENTITY_REJECTED, Code.PEER_UNKNOWN):
             reason = str(error.details.get("reason", error.code.label))
-            self._observer.identity_refused(_address(request), reason, error.message)
+            self._observer.identity_refused(
+                _address(request), reason, error.message, request[_REQUEST_ID]
+            )
         elif error.code in (Code.STREAM_DENIED, Code.ARTIFACT_DENIED):
             what = str(error.details.get("stream", request[_OPERATION]))
-            self._observer.denied(request[_CALLER].peer, error.code, what)
+            self._observer.denied(request[_CALLER].peer, error.code, what, request[_REQUEST_ID])
         return self._error(request, error)
 
     def _no_such_route(self, request: web.Request, error: web.HTTPException) -> web.StreamResponse:
