@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 BUDGET := 300
 
-.PHONY: help install demo setup-tests test simulate fuzz check bench bench-neighbours faults lock clean
+.PHONY: help install demo setup-tests test simulate fuzz check bench bench-neighbours artifact-heavy faults lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make check    lint, strict types, import rule, systemd unit'
 	@echo 'make bench    BSFG beside native JetStream sources on the same facts; BENCH_OPTIONS="--only lazy_512"'
 	@echo 'make bench-neighbours  the same, after installing the neighbours that it can be compared with'
+	@echo 'make artifact-heavy  a 5 GB artifact between two zones, memory and lag meanwhile; SIZE_MIB=5000 MIB_PER_SECOND=0'
 	@echo 'make faults   real zones through kills, pauses, partitions and power cuts; SEED=1 BUDGET=300 FACTS=500000'
 	@echo 'make lock     bring the locks in line with pyproject.toml; LOCK_OPTIONS=--upgrade takes newer versions'
 	@echo 'make clean    remove what the other targets made'
@@ -37,6 +38,8 @@ test: $(VENV)/.development-installed setup-tests
 	$(PYTEST) tests/faults
 
 SEEDS ?= 100000
+SIZE_MIB ?= 5000
+MIB_PER_SECOND ?= 0
 
 simulate: $(VENV)/.development-installed
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
@@ -55,6 +58,9 @@ check: $(VENV)/.development-installed
 
 bench: install
 	$(BIN)/python -u -m bench $(BENCH_OPTIONS)
+
+artifact-heavy: install
+	$(BIN)/python -u -m bench.artifact_heavy --mib $(SIZE_MIB) --mib-per-second $(MIB_PER_SECOND)
 
 bench-neighbours: install
 	@bench/setup-neighbours

@@ -18,7 +18,7 @@ from typing import Final
 
 import nats.errors
 
-from bench import document, fsyncs, gateways, machine, native, postgres, report
+from bench import artifacts, document, fsyncs, gateways, machine, native, postgres, report
 from bench.facts import consume
 from bench.fsyncs import FsyncCount
 from bench.latency import latency
@@ -136,6 +136,8 @@ def _measure(results: Results, group: Group, side: Side, folder: Path) -> str:
                 return _latency(results, group, side, pair)
             case Kind.FSYNCS:
                 return _count_fsyncs(results, group, side, pair, folder)
+            case Kind.ARTIFACT:
+                return _artifact(results, group, side, pair, folder)
 
 
 def _opened(side: Side, folder: Path, setting: Setting) -> AbstractContextManager[Pair]:
@@ -183,6 +185,14 @@ def _latency(results: Results, group: Group, side: Side, pair: Pair) -> str:
     asyncio.run(run())
     last = results.latencies[group.name, side][-1]
     return f"p50 {last.p50:.2f} ms, p99 {last.p99:.2f} ms, longest {last.longest:.2f} ms"
+
+
+def _artifact(results: Results, group: Group, side: Side, pair: Pair, folder: Path) -> str:
+    assert isinstance(pair, gateways.GatewayPair)
+    take = artifacts.curl if side is Side.CURL else artifacts.fetch
+    rate = artifacts.rate(pair, group.artifact_bytes, folder, take)
+    results.artifact_rates[group.name, side].append(rate)
+    return f"{rate:,.1f} MB/s"
 
 
 def _count_fsyncs(results: Results, group: Group, side: Side, pair: Pair, folder: Path) -> str:

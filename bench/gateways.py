@@ -113,6 +113,15 @@ class GatewayPair(JetStreamPair):
             found |= {f"{zone} gateway": frozenset({gateway}), f"{zone} nats-server": frozenset({server})}
         return found
 
+    @property
+    def homes(self) -> Mapping[str, Path]:
+        return self._homes
+
+    @property
+    def listener(self) -> str:
+        """Where the sender serves its peers."""
+        return processes.zone_of(self._directory, SENDER).endpoint
+
     def target_stream(self, stream: str) -> str:
         return inbound_physical(ZoneId(SENDER), StreamName(stream), 1)
 

@@ -34,6 +34,8 @@ class Results:
     transfers: dict[tuple[str, Side], list[Run]] = field(default_factory=lambda: defaultdict(list))
     latencies: dict[tuple[str, Side], list[Latency]] = field(default_factory=lambda: defaultdict(list))
     syncs: dict[tuple[str, Side], Syncs] = field(default_factory=dict)
+    artifact_rates: dict[tuple[str, Side], list[float]] = field(default_factory=lambda: defaultdict(list))
+    """MB/s."""
     publish_rates: list[float] = field(default_factory=list)
     """Of the native hub while it was filled."""
     consume_rates: list[float] = field(default_factory=list)
@@ -98,6 +100,8 @@ def _value(results: Results, row: Row, side: Side) -> float | None:
         case Quantity.FSYNCS:
             syncs = results.syncs.get((row.group, side))
             return syncs.per_thousand() if syncs else None
+        case Quantity.ARTIFACT_RATE:
+            return _median(results.artifact_rates.get((row.group, side), []))
         case Quantity.MEMORY:
             raise AssertionError("memory is a figure of all groups")
 

@@ -18,6 +18,7 @@ class Side(enum.StrEnum):
     OURS = "bsfg"
     OURS_FAR = "bsfg, 100 ms"
     POSTGRES = "postgres"
+    CURL = "curl"
 
 
 class Kind(enum.StrEnum):
@@ -26,6 +27,7 @@ class Kind(enum.StrEnum):
     TRANSFER = "transfer"
     LATENCY = "latency"
     FSYNCS = "fsyncs"
+    ARTIFACT = "artifact"
 
 
 class Quantity(enum.StrEnum):
@@ -37,6 +39,7 @@ class Quantity(enum.StrEnum):
     CPU = "CPU s per million facts"
     MEMORY = "MiB"
     FSYNCS = "fsyncs per 1,000 facts"
+    ARTIFACT_RATE = "MB/s"
 
 
 FAR_SECONDS: Final = 0.1
@@ -53,6 +56,7 @@ class Sizes:
     strict: int = 100_000
     latency: int = 600
     fsyncs: int = 10_000
+    artifact_bytes: int = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Group:
     is_strict: bool = False
     kind: Kind = Kind.TRANSFER
     rounds_max: int | None = None
+    artifact_bytes: int = 0
 
     def setting(self, side: Side) -> Setting:
         far = FAR_SECONDS if side is Side.OURS_FAR else 0.0
@@ -98,6 +103,7 @@ ROWS: Final = (
     Row("lazy_512_million", "million"),
     Row("latency_p50", "latency", Quantity.LATENCY_P50, at_most=2.0),
     Row("latency_p99", "latency", Quantity.LATENCY_P99, at_most=3.0),
+    Row("artifact", "artifact", Quantity.ARTIFACT_RATE, reference=Side.CURL, at_least=0.8),
     Row("memory", "lazy_512", Quantity.MEMORY, at_most=128.0),
     Row("cpu_lazy_512", "lazy_512", Quantity.CPU),
     Row("cpu_strict_512", "strict_512", Quantity.CPU),
@@ -114,6 +120,13 @@ def groups(sizes: Sizes) -> list[Group]:
         Group("lazy_512", Facts(sizes.lazy, 512)),
         Group("strict_512", Facts(sizes.strict, 512), strict_sides, is_strict=True),
         Group("latency", Facts(sizes.latency, 512), kind=Kind.LATENCY),
+        Group(
+            "artifact",
+            Facts(0, 0),
+            (Side.CURL, Side.OURS),
+            kind=Kind.ARTIFACT,
+            artifact_bytes=sizes.artifact_bytes,
+        ),
         Group("lazy_128", Facts(sizes.lazy, 128)),
         Group("lazy_4096", Facts(sizes.lazy_large, 4096)),
         Group("lazy_512_three", Facts(sizes.lazy, 512, THREE)),

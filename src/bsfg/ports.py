@@ -24,6 +24,7 @@ from bsfg.model.digests import DigestAnswer, DigestCall
 from bsfg.model.fact import Fact
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import FetchRequest, LogDescription, LogSlice, Page, PageLimits
+from bsfg.model.wanted import ScanPosition, WantedArtifact
 
 
 class Clock(Protocol):
@@ -114,7 +115,21 @@ class Quarantine(Protocol):
         """
 
 
-class PeerClient(Protocol):
+class PageSource(Protocol):
+    """What a link needs of its peer; raises what :class:`PeerClient` raises."""
+
+    def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
+        """Up to ``count`` pages of one answer as they arrive, at least one, each continuing the one before.
+
+        Each is already held against the request and the limits of the contract. The answer is read no faster than
+        pages are taken.
+        """
+
+    async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
+        """The peer knows that everything up to the cursor's fact is durable here; returns what it has confirmed."""
+
+
+class PeerClient(PageSource, Protocol):
     """One peer's gateway over mutual TLS; its identity is verified before a byte is sent (I32).
 
     Raises ``PeerUnreachable`` when there is no answer, ``PeerRefused`` with the peer's code when it says no,
@@ -129,18 +144,58 @@ class PeerClient(Protocol):
     async def fetch(self, request: FetchRequest) -> Page:
         """One page, already held against the request and the limits of the contract."""
 
-    def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
-        """Up to ``count`` pages of one answer as they arrive, at least one, each continuing the one before.
-
-        Each is already held against the request and the limits of the contract. The answer is read no faster than
-        pages are taken.
-        """
-
-    async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
-        """The peer knows that everything up to the cursor's fact is durable here; returns what it has confirmed."""
-
     async def notify(self, stream: StreamName, head: int) -> None:
         """The peer took our advice that our stream has reached this head; it may poll earlier, and nothing else."""
+
+    async def view(self) -> dict[str, Any]:
+        """How the peer sees us, by its own word, each value checked and bounded (contract, section 4)."""
+
+
+class ArtifactClient(Protocol):
+    """One peer's artifacts over mutual TLS, on connections of their own, so that no fact waits behind them (I41).
+
+    Raises as :class:`PeerClient`; ``ArtifactCorrupt`` where the peer itself says that its bytes are others.
+    """
+
+    async def describe(self, uri: ArtifactUri) -> ArtifactReference:
+        """What the peer has under this name, by its own word."""
+
+    def pieces(self, reference: ArtifactReference, start: int) -> AsyncGenerator[bytes, None]:
+        """The bytes from ``start`` to the end, exactly as many as the reference says, in pieces of bounded size.
+
+        They are read no faster than pieces are taken; whether they are the right ones is for the taker to verify.
+        """
+
+
+class WantedArtifacts(Protocol):
+    """The zone's durable list of artifacts that it wants from peers, and how far facts were searched for them."""
+
+    async def load(self) -> list[WantedArtifact]:
+        """Every entry, in order of peer and key; what can't be read is reported and left out (I8)."""
+
+    async def save(self, artifact: WantedArtifact) -> None:
+        """The entry is durable on return; the one with the same peer and key is replaced."""
+
+    async def remove(self, artifact: WantedArtifact) -> None:
+        """The entry is gone on return, and leaves nothing behind."""
+
+    async def position(self, link: LinkName) -> ScanPosition | None: ...
+
+    async def save_position(self, link: LinkName, position: ScanPosition) -> None:
+        """Durable on return; every artifact that the facts up to it name must be on the list before (I42)."""
+
+
+class InboundFacts(Protocol):
+    """The facts of an inbound stream for a reader inside the gateway; nothing is acknowledged or changed."""
+
+    async def read(
+        self, link: LinkName, generation: int, after: int, limits: PageLimits
+    ) -> tuple[str, LogSlice]:
+        """When the stream was created, as the store spells it, and the facts behind a local sequence.
+
+        Sequences and times are the local stream's. Waits as ``ExportedLog.read``; ``NOT_FOUND`` where the link has no
+        such stream.
+        """
 
 
 class DigestSource(Protocol):
@@ -209,8 +264,8 @@ class ArtifactStore(Protocol):
     async def link(self, owner: ZoneId, reference: ArtifactReference) -> None:
         """Give bytes that are here another name, durably; ``CONFLICTING_DUPLICATE`` if the name has other bytes."""
 
-    def read(self, artifact: StoredArtifact, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes from ``start`` up to and without ``end``, in pieces of bounded size."""
+    def read(self, artifact: StoredArtifact, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """The bytes from ``start`` up to and without ``end``, in bounded pieces; to be closed when left early."""
 
     def stored(self, owner: ZoneId | None = None) -> AsyncIterator[StoredArtifact]:
         """All names, of one owner or of all, in order."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.support.lab_zones import Lab, running_lab
+from tests.support.radosgw import RadosGateway, radosgw_or_skip
 
 
 @pytest.fixture(scope="module")
@@ -13,3 +14,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Two running zones without facts."""
     with running_lab(tmp_path_factory.mktemp("lab") / "lab") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RadosGateway]:
+    """A real S3 server for the run."""
+    with radosgw_or_skip(tmp_path_factory.mktemp("radosgw")) as server:
+        yield server

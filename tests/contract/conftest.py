@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from tests.contract.stores import JetStreamStore, MemoryStore, Store
 from tests.support.nats import NatsServer, running_nats
+from tests.support.radosgw import RadosGateway, radosgw_or_skip
 
 from bsfg.substrates.control import Control
 from bsfg.substrates.nats_connection import NatsConnection
@@ -35,3 +36,10 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         await real.close()
         hand.close()
         await control.close()
+
+
+@pytest.fixture(scope="session")
+def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RadosGateway]:
+    """A real S3 server for the run."""
+    with radosgw_or_skip(tmp_path_factory.mktemp("radosgw")) as server:
+        yield server

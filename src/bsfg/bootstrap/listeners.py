@@ -10,17 +10,20 @@ from pathlib import Path
 from aiohttp import web
 
 from bsfg import __version__
+from bsfg.bootstrap.artifacts import Artifacts, peer_routes
 from bsfg.bootstrap.store import Store
-from bsfg.bootstrap.zone import Zone, stream_names
+from bsfg.bootstrap.zone import Zone, policy_version, stream_names
 from bsfg.config.permissions import check_private
 from bsfg.core.conversation import Woken
 from bsfg.daemon.append_service import AppendService
+from bsfg.daemon.audit_facts import AuditFacts
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.listener_observer import ListenerObserver
 from bsfg.daemon.local_api import build_local_application, build_tcp_application
 from bsfg.daemon.local_listeners import serve_tcp, serve_unix
 from bsfg.daemon.notifier import NoticeBoard, Notifier
 from bsfg.daemon.operations import Operations
+from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.index_follower import MessageIndexes
@@ -33,6 +36,7 @@ from bsfg.transport.health_route import ZoneCard, health_route
 from bsfg.transport.listener import ListenerLimits, PeerListener
 from bsfg.transport.notify_route import notify_route
 from bsfg.transport.routes import PeerRoute
+from bsfg.transport.view_route import view_route
 
 
 def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitStack) -> AppendService:
@@ -48,6 +52,14 @@ def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitSta
     service = AppendService(appends, store.control, zone.journal, lambda: gateway.configuration.zone.streams)
     watching = asyncio.create_task(service.watch_fill(), name="fill of the streams")
     stack.callback(watching.cancel)
+    facts = AuditFacts(
+        zone.configuration.paths.data,
+        service.append,
+        lambda: gateway.configuration.zone.audit_stream,
+        zone.journal,
+    )
+    telling = asyncio.create_task(facts.run(), name="audit stream")
+    stack.callback(telling.cancel)
     return service
 
 
@@ -55,11 +67,13 @@ async def open_local(
     zone: Zone,
     gateway: Gateway,
     operations: Operations,
+    further: Sequence[web.RouteDef],
+    scrapes: Scrapes,
     stack: AsyncExitStack,
-    further: Sequence[web.RouteDef] = (),
 ) -> None:
     config = zone.configuration.zone
-    unix = await serve_unix(build_local_application(operations, further=further), zone.configuration.paths.run)
+    local = build_local_application(operations, further=further)
+    unix = await serve_unix(local, zone.configuration.paths.run)
     stack.push_async_callback(unix.close)
     application = build_tcp_application(
         operations,
@@ -67,6 +81,7 @@ async def open_local(
         is_ready=lambda: gateway.parts.keeper.is_ready,
         token=_token(config.local_token_file),
         further=further,
+        scraped=scrapes.noted,
     )
     tcp = await serve_tcp(application, config.local.host, config.local.port)
     stack.push_async_callback(tcp.close)
@@ -107,9 +122,21 @@ def _open_notification(zone: Zone, gateway: Gateway, store: Store, stack: AsyncE
     return notify_route(lambda peer, stream: links.driver(LinkName(peer, stream)) is not None, board.noticed)
 
 
-async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitStack) -> None:
+async def open_listener(
+    zone: Zone,
+    gateway: Gateway,
+    store: Store,
+    artifacts: Artifacts,
+    views: PeerViews,
+    stack: AsyncExitStack,
+) -> None:
     config, limits = zone.configuration.zone, zone.configuration.zone.limits
-    observer = ListenerObserver(zone.journal, zone.audit, zone.telemetry)
+    observer = ListenerObserver(
+        zone.journal, zone.audit, zone.telemetry, lambda: policy_version(gateway.configuration)
+    )
+    counting = asyncio.create_task(observer.run(), name="counts of refusals")
+    stack.callback(observer.tell_counts)
+    stack.callback(counting.cancel)
     card = ZoneCard(
         config.zone,
         config.identity_rule.identity,
@@ -125,6 +152,8 @@ async def open_listener(zone: Zone, gateway: Gateway, store: Store, stack: Async
             *fetch_routes.routes(),
             digest_route(DigestService(store.exported, zone.clock)),
             _open_notification(zone, gateway, store, stack),
+            *peer_routes(zone, gateway, artifacts),
+            view_route(views.of_caller),
         ],
         observer,
         zone.clock,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
+from bsfg.bootstrap.artifacts import Artifacts
 from bsfg.bootstrap.links import make_client
+from bsfg.bootstrap.retrieval import assemble_mirror
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.trust import build_trust
 from bsfg.bootstrap.zone import Zone, epoch_began, stream_names, tell_differences
@@ -15,6 +18,7 @@ from bsfg.config.values import (
     LinkConfig,
 )
 from bsfg.daemon import failpoints
+from bsfg.daemon.artifact_operations import artifact_room
 from bsfg.daemon.exports import Exports
 from bsfg.daemon.gateway import Gateway, Parts
 from bsfg.daemon.generations import Generations
@@ -30,6 +34,7 @@ from bsfg.daemon.worker_links import WorkerLinks
 from bsfg.daemon.worker_process import Program
 from bsfg.daemon.worker_words import Beginning
 from bsfg.model.cursor import LinkName, LinkState
+from bsfg.model.names import ZoneId
 from bsfg.substrates.generations import JetStreamGenerations
 from bsfg.substrates.inbound_keep import InboundKeep
 from bsfg.substrates.provisioning import provision_local
@@ -41,7 +46,9 @@ from bsfg.transport.trust import TrustStore
 WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "bsfg.bootstrap.worker")
 
 
-def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
+def assemble(
+    zone: Zone, store: Store, artifacts: Artifacts, trust: TrustStore, stack: AsyncExitStack
+) -> Gateway:
     """The parts know each other only through the functions given here."""
     clock, journal = zone.clock, zone.journal
     gateway: Gateway
@@ -128,6 +135,15 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
     reporter.duplicates_of = lambda name: _duplicates(links, name)
     keep = _keep(zone, store, links, lambda: gateway.configuration.links)
     reporter.became_level = keep.soon
+
+    def may_ask(peer: ZoneId) -> bool:
+        monitor = peers.monitor(peer)
+        is_away = monitor is not None and monitor.reachable is False
+        return not is_away and peer not in gateway.parts.partitions.in_force
+
+    mirror = assemble_mirror(
+        zone, store, artifacts, links, names, lambda: gateway.configuration, may_ask, stack
+    )
     parts = Parts(
         clock=clock,
         journal=journal,
@@ -142,6 +158,8 @@ def assemble(zone: Zone, store: Store, trust: TrustStore) -> Gateway:
         healer=healer,
         generations=_generations(zone, store, links, means, reporter, healer),
         keep=keep,
+        artifacts=mirror,
+        artifact_room=lambda: artifact_room(artifacts.store, gateway.configuration),
         substrate_state=substrate_state,
         build_trust=lambda configuration: build_trust(configuration, gateway.trust),
     )

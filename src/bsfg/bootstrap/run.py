@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from bsfg.bootstrap.artifacts import local_routes, open_artifacts
 from bsfg.bootstrap.listeners import open_appends, open_listener, open_local
 from bsfg.bootstrap.parts import assemble
+from bsfg.bootstrap.retrieval import open_retrieval
 from bsfg.bootstrap.store import open_store
 from bsfg.bootstrap.trust import build_trust
 from bsfg.bootstrap.zone import Zone, claim, epoch_began
@@ -20,11 +22,12 @@ from bsfg.config.values import (
 )
 from bsfg.config.watch import ChangeWatch
 from bsfg.daemon import failpoints
-from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.audit import AuditLog, current_path
 from bsfg.daemon.connections import CutOff
 from bsfg.daemon.drills import Drills
 from bsfg.daemon.journal import open_journal
 from bsfg.daemon.operations import Operations
+from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.system import SystemClock, notify_systemd, spare_collections, watchdog_seconds
@@ -87,12 +90,17 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         stack.callback(os.close, claim(configuration.paths))
         trust = build_trust(configuration, None)
         journal = open_journal(configuration.zone.log, configuration.zone.zone)
-        audit = AuditLog(configuration.paths.data / "audit.jsonl", clock)
+        audit = AuditLog(
+            current_path(configuration.paths.data),
+            clock,
+            bytes_max=configuration.zone.limits.audit_bytes,
+        )
         stack.callback(audit.close)
         access = Access(trust, {})
         zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock), CutOff())
         store = await open_store(zone, stack)
-        gateway = assemble(zone, store, trust)
+        artifacts = open_artifacts(zone, lambda: gateway.configuration, stack)
+        gateway = assemble(zone, store, artifacts, trust, stack)
         local = LocalStore(
             store.control,
             LocalAccess(store.control, store.connect),
@@ -104,17 +112,27 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         watch = ChangeWatch(configuration.home, configuration.trust_files())
         reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
         operations = Operations(gateway, local, reloader)
+        scrapes = Scrapes(configuration.zone.local, clock)
+        views = PeerViews(gateway, scrapes)
+        retrieval, retrieval_routes = open_retrieval(gateway, artifacts)
         verifications = Verifications(
             gateway, lambda *words: InboundScan(store.control, store.connect, *words), operations.rewind
         )
         gateway.parts.generations.prove = verifications.prove
         drills = Drills(gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off)
-        await open_local(zone, gateway, operations, stack, [*verifications.routes(), *drills.routes()])
+        further = [
+            *local_routes(zone, store, artifacts, retrieval.listed),
+            *retrieval_routes,
+            *views.routes(),
+            *verifications.routes(),
+            *drills.routes(),
+        ]
+        await open_local(zone, gateway, operations, further, scrapes, stack)
         await gateway.start()
         recovering = asyncio.create_task(drills.recover(), name="drills that were left on")
         stack.callback(recovering.cancel)
         stack.push_async_callback(gateway.stop)
-        await open_listener(zone, gateway, store, stack)
+        await open_listener(zone, gateway, store, artifacts, views, stack)
         gateway.announce()
         watching = asyncio.create_task(reloader.run(), name="reload")
         stack.callback(watching.cancel)

@@ -8,6 +8,7 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from bsfg.config.home import Home
+from bsfg.config.load import PEERS_FILE
 from bsfg.config.values import (
     Configuration,
 )
@@ -43,6 +44,11 @@ def epoch_began(zone: Zone, stream: StreamName, old: str | None, new: str, why: 
 
 def stream_names(configuration: Configuration) -> list[StreamName]:
     return [stream.name for stream in configuration.zone.streams]
+
+
+def policy_version(configuration: Configuration) -> str:
+    """Which allow-list is meant: the sha-256 of peers.yaml, cut to what tells it apart; empty without the file."""
+    return configuration.file_hashes.get(PEERS_FILE, "")[:16]
 
 
 def tell_differences(zone: Zone, report: Any) -> None:

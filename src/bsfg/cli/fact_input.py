@@ -6,7 +6,7 @@ import base64
 import json
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from io import BufferedReader
 from typing import Final
@@ -42,9 +42,12 @@ def pieces(source: BufferedReader, gateway: socket.socket) -> Iterator[bytes]:
         yield piece
 
 
-def encode_fact(payload: bytes, subject: str | None, message_id: str | None) -> bytes:
+def encode_fact(
+    payload: bytes, subject: str | None, message_id: str | None, headers: Sequence[tuple[str, str]] = ()
+) -> bytes:
     """A fact for the API: the payload as text where that is shorter than base64."""
-    head = json.dumps({"subject": subject, "message_id": message_id, "headers": []})[:-1].encode()
+    named = {"subject": subject, "message_id": message_id, "headers": [list(pair) for pair in headers]}
+    head = json.dumps(named)[:-1].encode()
     body = b'"data_base64": "' + base64.b64encode(payload) + b'"'
     with suppress(UnicodeDecodeError):
         text = b'"data": ' + json.dumps(payload.decode("utf-8"), ensure_ascii=False).encode()

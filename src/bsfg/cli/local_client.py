@@ -78,9 +78,11 @@ class LocalClient:
         encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self._call("POST", path, query, encoded, deadline_seconds)
 
-    def upload(self, path: str, pieces: Pieces, **query: Any) -> Any:
+    def upload(
+        self, path: str, pieces: Pieces, *, answer_seconds: float = UPLOAD_SECONDS, **query: Any
+    ) -> Any:
         """Send pieces of a body as they come; the answer may come before their end, and ends them."""
-        with _Upload(self._home, _target(path, query), pieces) as request:
+        with _Upload(self._home, _target(path, query), pieces, answer_seconds) as request:
             return _decoded(request.answer())
 
     def delete(self, path: str, *, deadline_seconds: float = DEADLINE_SECONDS) -> Any:
@@ -90,6 +92,11 @@ class LocalClient:
         """The lines of a stream as they come, in groups that arrived together; an error among them is raised."""
         with _Request(self._home, "GET", _target(path, query), None, SILENCE_SECONDS_MAX) as request:
             yield from request.lines()
+
+    def download(self, path: str, **query: Any) -> Iterator[bytes]:
+        """A body of any length in pieces; one that ends early is ``unavailable``."""
+        with _Request(self._home, "GET", _target(path, query), None, SILENCE_SECONDS_MAX) as request:
+            yield from request.pieces()
 
     def post_lines(self, path: str, body: Mapping[str, Any]) -> Iterator[list[bytes]]:
         """The lines of a stream that a request begins and that ends with it."""
@@ -151,6 +158,12 @@ class _Request:
             raise http.client.IncompleteRead(b"", self._response.length)
         return b"".join(pieces)
 
+    def pieces(self) -> Iterator[bytes]:
+        while piece := self._response.read1(_CHUNK_BYTES):
+            yield piece
+        if self._response.length:
+            raise http.client.IncompleteRead(b"", self._response.length)
+
     def lines(self) -> Iterator[list[bytes]]:
         rest = b""
         while piece := self._response.read1(_CHUNK_BYTES):
@@ -193,16 +206,19 @@ class _Request:
 class _Upload(_Request):
     """A request whose body has no known length."""
 
-    def __init__(self, home: Path, target: str, pieces: Pieces) -> None:
+    def __init__(self, home: Path, target: str, pieces: Pieces, answer_seconds: float) -> None:
         super().__init__(home, "POST", target, None, UPLOAD_SECONDS)
         self._pieces = pieces
+        self._answer_seconds = answer_seconds
 
     def _send(self) -> None:
         self._connection.connect()
         with suppress(BrokenPipeError, ConnectionResetError):
             # The gateway closes when it has said no; its answer is what counts then.
             self._send_body()
+        self._seconds = self._answer_seconds
         self._ends = time.monotonic() + self._seconds
+        self._connection.sock.settimeout(self._seconds)
         self._receive()
 
     def _send_body(self) -> None:

@@ -33,7 +33,21 @@ class Limits:
     retry_delay_seconds_max: float = _limit(8.0, 0.1, 8.0, "the longest pause after failures")
     connect_seconds: float = _limit(3.0, 0.1, 3.0, "a connection to a peer, name resolution included")
     log_field_bytes: int = _limit(4 * _KIBIBYTE, 256, 64 * _KIBIBYTE, "one field of a log line")
+    artifact_transfers_per_peer: int = _limit(2, 1, 16, "artifacts that come from one peer at the same time")
+    artifact_bytes_per_second_max: int = _limit(
+        1024 * _GIBIBYTE, _KIBIBYTE, 1024 * _GIBIBYTE, "what comes of one peer's artifacts in a second"
+    )
+    artifact_bytes_per_second_min: int = _limit(
+        4 * _KIBIBYTE, 1, _GIBIBYTE, "the least that a peer must send in a second of our waiting"
+    )
+    artifact_retry_seconds_max: float = _limit(
+        300.0, 1.0, 86_400.0, "the longest pause before a missing or corrupt artifact is asked for again"
+    )
+    wanted_artifacts_max: int = _limit(10_000, 10, 100_000, "artifacts that are wanted and not here")
+    artifact_streams_per_peer: int = _limit(4, 1, 1_024, "artifacts that one peer reads from us at once")
+    artifact_rate_min_bytes: int = _limit(_KIBIBYTE, 16, _MEBIBYTE, "how slowly a peer may read an artifact, a second")
     quarantine_bytes: int = _limit(_GIBIBYTE, _MEBIBYTE, 1024 * _GIBIBYTE, "data/quarantine as a whole")
+    audit_bytes: int = _limit(256 * _MEBIBYTE, _MEBIBYTE, 64 * _GIBIBYTE, "the audit log's files together")
     worker_processes: int = _limit(0, 0, 64, "processes that links are spread over; 0: the gateway's own runs them")
 
 
@@ -53,7 +67,7 @@ def limit_ranges() -> Iterator[LimitRange]:
     """Every limit in the order of its declaration; for the check at load and for the documentation."""
     for entry in fields(Limits):
         kind: LimitKind = (
-            "bytes" if entry.name.endswith("_bytes") else "seconds" if "_seconds" in entry.name else "count"
+            "bytes" if "_bytes" in entry.name else "seconds" if "_seconds" in entry.name else "count"
         )
         default: Any = entry.default
         meta = entry.metadata

@@ -22,7 +22,7 @@ from bsfg.config.schema import (
     ZoneFile,
 )
 from bsfg.config.source import Path, Source
-from bsfg.config.values import LISTEN_DEFAULT, LOCAL_DEFAULT
+from bsfg.config.values import LISTEN_DEFAULT, LOCAL_DEFAULT, Redirect
 from bsfg.model.cursor import parse_init_mode
 from bsfg.model.identity import IdentityFrom
 from bsfg.model.names import StreamName, ZoneId, printable
@@ -156,6 +156,10 @@ def _check_artifacts(artifacts: ArtifactsSection, source: Source) -> None:
                 source.problem_at_key(
                     (*where, key), f"{key} is only for store: s3", "remove it, or use store: s3"
                 )
+        if artifacts.redirect is Redirect.ON:
+            source.problem(
+                (*where, "redirect"), "redirect is only for store: s3", "a peer can't be sent to a folder"
+            )
     if artifacts.quota_per_peer > artifacts.quota and source.was_written((*where, "quota_per_peer")):
         source.problem((*where, "quota_per_peer"), "quota_per_peer is larger than quota", "lower it")
 

@@ -29,6 +29,14 @@ LABELS: Final = (
     "confirm.sent",
     "confirm.after",
 )
+ARTIFACT_LABELS: Final = (
+    "references.wanted",
+    "references.passed",
+    "artifact.piece",
+    "artifact.before",
+    "artifact.after",
+)
+"""Passed only where a link mirrors artifacts."""
 SENT_SECONDS: Final = 0.001
 """A request that is this old has left, most likely without an answer yet."""
 
@@ -71,10 +79,10 @@ def _count(failpoint: _Failpoint) -> None:
 
 def _parse(text: str) -> _Failpoint:
     label, _, count = text.partition(":")
-    if label not in LABELS or not count.isdecimal() or int(count) < 1:
+    if label not in (*LABELS, *ARTIFACT_LABELS) or not count.isdecimal() or int(count) < 1:
         raise BsfgError(
             Code.CONFIGURATION,
             f"{VARIABLE}: {text!r} is no failpoint",
-            hint=f"write label:N with one of {', '.join(LABELS)}",
+            hint=f"write label:N with one of {', '.join((*LABELS, *ARTIFACT_LABELS))}",
         )
     return _Failpoint(label, int(count))

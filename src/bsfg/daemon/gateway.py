@@ -6,7 +6,7 @@ Everything that a peer or a link needs is held by its own part; this module only
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,7 +14,9 @@ from structlog.typing import FilteringBoundLogger
 
 from bsfg.config.values import Configuration
 from bsfg.core.conversation import Woken
+from bsfg.daemon.artifact_mirror import ArtifactMirror
 from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.configuration_changes import changed_settings, differing
 from bsfg.daemon.exports import REFRESH_SECONDS, Exports
 from bsfg.daemon.gauges import GaugeReadings, families
 from bsfg.daemon.generations import Generations
@@ -55,6 +57,9 @@ class Parts:
     healer: Healer
     generations: Generations
     keep: InboundKeeper
+    artifacts: ArtifactMirror
+    artifact_room: Callable[[], Awaitable[dict[str, Any]]]
+    """How much of their room the artifacts take, for ``status``."""
     substrate_state: Callable[[], dict[str, Any]]
     """What the substrate says of itself, for ``status``."""
     build_trust: Callable[[Configuration], TrustStore]
@@ -95,8 +100,10 @@ class Gateway:
 
     def announce(self) -> None:
         """Everything is up: say so."""
-        zone = self.configuration.zone
-        self.parts.audit.record("configuration.load", "allowed", files=dict(self.configuration.file_hashes))
+        zone, files = self.configuration.zone, dict(self.configuration.file_hashes)
+        before = self.parts.audit.last("configuration.load", "allowed")
+        changed = None if before is None else differing(before.get("files") or {}, files)
+        self.parts.audit.record("configuration.load", "allowed", files=files, changed=changed)
         self.parts.journal.info("gateway_started", message=f"zone {zone.zone} serves {zone.listen}")
 
     async def stop(self) -> None:
@@ -106,6 +113,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.parts.generations.stop()
+        await self.parts.artifacts.stop()
         await self.parts.links.stop()
         await self.parts.peers.stop()
 
@@ -118,12 +126,17 @@ class Gateway:
         refuse_unreloadable(self.configuration, configuration)
         trust = self.parts.build_trust(configuration)
         changed = changed_files(self.configuration, configuration)
+        settings = changed_settings(self.configuration, configuration)
         self.configuration, self.trust, self.reload_error = configuration, trust, None
         self._swap_access()
         await self._apply()
         self.parts.keeper.provision_soon()
         self.parts.audit.record(
-            "configuration.load", "allowed", files=dict(configuration.file_hashes), changed=changed
+            "configuration.load",
+            "allowed",
+            files=dict(configuration.file_hashes),
+            changed=changed,
+            settings=settings,
         )
         self.parts.journal.info("configuration_loaded", message="configuration reloaded", changed=changed)
 
@@ -144,6 +157,7 @@ class Gateway:
 
     def peer_became_reachable(self, peer: ZoneId) -> None:
         self.parts.links.tell_peer(peer, Woken())
+        self.parts.artifacts.peer_back(peer)
 
     def problems(self) -> list[str]:
         """Why health is degraded; empty if it is not (I46)."""
@@ -214,6 +228,7 @@ class Gateway:
             crl_seconds_left=None if crl_end is None else (crl_end - self.parts.clock.now()) / NANOSECONDS,
             fill_ratios=fills,
             config_reload_succeeded=self.reload_error is None,
+            artifacts=self.parts.artifacts.counts(),
         )
 
     def exported(self) -> list[tuple[ZoneId, StreamName]]:
@@ -233,6 +248,7 @@ class Gateway:
         await self.parts.links.apply(links, self.configuration.zone.limits, in_force)
         for name in links:
             self.parts.keep.soon(name)
+        await self.parts.artifacts.apply(self.configuration)
 
     def _swap_access(self) -> None:
         policies = {peer.id: peer.policy() for peer in self.configuration.peers.values()}
@@ -270,8 +286,7 @@ class Gateway:
 
 def changed_files(before: Configuration, after: Configuration) -> list[str]:
     """The configuration files whose content differs."""
-    names = sorted({*before.file_hashes, *after.file_hashes})
-    return [name for name in names if before.file_hashes.get(name) != after.file_hashes.get(name)]
+    return differing(before.file_hashes, after.file_hashes)
 
 
 def refuse_unreloadable(before: Configuration, after: Configuration) -> None:
@@ -290,6 +305,8 @@ def refuse_unreloadable(before: Configuration, after: Configuration) -> None:
     found = [key for key in keys if getattr(before.zone, key) != getattr(after.zone, key)]
     if before.zone.limits.worker_processes != after.zone.limits.worker_processes:
         found.append("limits.worker_processes")
+    places = [(each.zone.artifacts.store, each.zone.artifacts.bucket) for each in (before, after)]
+    found += ["store and bucket of artifacts"] if places[0] != places[1] else []
     if found:
         names = ", ".join(key.removesuffix("_rule") for key in found)
         raise BsfgError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from prometheus_client.core import Metric
@@ -33,6 +33,8 @@ class GaugeReadings:
     crl_seconds_left: float | None
     fill_ratios: Mapping[StreamName, float]
     config_reload_succeeded: bool
+    artifacts: Mapping[str, int] = field(default_factory=dict)
+    """Wanted from peers, by state; empty while the list is not known."""
 
 
 def families(readings: GaugeReadings) -> Iterable[Metric]:
@@ -91,6 +93,10 @@ def _zone_families(readings: GaugeReadings) -> Iterable[Metric]:
     for stream, ratio in readings.fill_ratios.items():
         fill.add_metric([stream], ratio)
     yield fill
+    artifacts = gauge("bsfg_artifacts", "Artifacts of peers that are wanted here, by state.", ("state",))
+    for artifact_state, count in readings.artifacts.items():
+        artifacts.add_metric([artifact_state], count)
+    yield artifacts
     reload = gauge("bsfg_config_reload_success", "1 if the last configuration on disk is the running one.")
     reload.add_metric([], float(readings.config_reload_succeeded))
     yield reload

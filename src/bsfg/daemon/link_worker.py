@@ -6,7 +6,6 @@ It lives no longer than its gateway: it ends when the gateway is gone, or silent
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,8 +30,6 @@ QUIET_SECONDS: Final = 0.5
 """A report at least so often says that the worker is there."""
 TICK_SECONDS: Final = 0.5
 SILENT_TICKS_MAX: Final = 10
-END_SECONDS_MAX: Final = 5
-"""Once it is to end, it ends: a gateway that is gone can't end it by force."""
 SNAPSHOTS_MAX: Final = 200
 """In one report."""
 
@@ -76,6 +73,8 @@ class LinkWorker:
     links: LinkSupervisor
     reports: Reports
     clock: Clock
+    ending: Callable[[], object]
+    """Called when the end begins, to see to it that it comes."""
     _orders: Orders | None = None
     _ordered: asyncio.Event = field(default_factory=asyncio.Event)
     _partitioned: frozenset[ZoneId] = frozenset()
@@ -94,7 +93,7 @@ class LinkWorker:
             for task in done:
                 task.result()
         finally:
-            signal.alarm(END_SECONDS_MAX)
+            self.ending()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

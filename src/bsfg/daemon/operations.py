@@ -57,12 +57,14 @@ class Operations(StreamOperations):
             "zone": zone.zone,
             "identity": zone.identity_rule.identity,
             "health": "degraded" if problems else "ok",
-            "problems": problems,
+            "problems": problems + gateway.parts.artifacts.notices(),
+            "reload_error": gateway.reload_error,
             "version": __version__,
             "started_at": format_time(gateway.started_at),
             "durability": zone.durability.value,
             "substrate": gateway.parts.substrate_state(),
             "certificate_days_left": int(gateway.certificate_seconds_left() // 86_400),
+            "artifacts": await gateway.parts.artifact_room(),
             "peers": (await self.peers())["peers"],
             "links": gateway.cursor_rows(),
             "exports": [row.as_json() for row in gateway.parts.exports.rows],
@@ -71,7 +73,7 @@ class Operations(StreamOperations):
 
     async def health(self) -> dict[str, Any]:
         problems = self.gateway.problems()
-        return health_answer(self.gateway) | {"problems": problems}
+        return health_answer(self.gateway) | {"problems": problems + self.gateway.parts.artifacts.notices()}
 
     async def active_configuration(self) -> dict[str, Any]:
         return describe(self.gateway.configuration)

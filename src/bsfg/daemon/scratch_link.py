@@ -65,34 +65,22 @@ class _Confirmations:
 
 @dataclass
 class _LoopbackClient:
-    """``ports.PeerClient`` whose peer is this zone's own store."""
+    """``ports.PageSource`` that is this zone's own store."""
 
     service: FetchService
     caller: _Caller
 
-    async def health(self) -> dict[str, Any]:
-        return {}
-
-    async def streams(self) -> list[dict[str, Any]]:
-        return await self.service.streams(self.caller)
-
-    async def fetch(self, request: FetchRequest) -> Page:
+    async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
         try:
-            return await self.service.fetch(self.caller, request)
+            yield await self.service.fetch(self.caller, request)
         except BsfgError as error:
             raise PeerRefused(error.code, error.message, **error.details) from error
-
-    async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
-        yield await self.fetch(request)
 
     async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
         assert cursor.sequence is not None
         assert cursor.digest is not None
         call = ConfirmCall(stream, cursor.epoch, cursor.sequence, cursor.digest)
         return await self.service.confirm(self.caller, call)
-
-    async def notify(self, stream: StreamName, head: int) -> None:
-        """Nobody has to be woken."""
 
 
 class _Silent:

@@ -53,12 +53,21 @@ LOG_EVENTS: Final = {
     "store_filling": "a local stream comes near its max_bytes; when it is full, appends are refused",
     "message_index": "the index of a stream's message ids is made anew, or does not follow",
     "embedded_server": "the embedded nats-server changed its state",
+    "audit_stream_behind": "audit records wait to become facts of the audit stream",
     "notify_available": "a peer advises that a stream has more",
     "disk_full": "the disk of data/ is full; appends are refused",
     "disk_freed": "the disk of data/ has space again",
     "substrate_wedged": "the local server answers and stores nothing",
     "substrate_healed": "the embedded server was restarted, because it stored nothing",
     "link_stalled": "nothing came of a link's step for two minutes",
+    "artifact_missing": "a peer does not have an artifact that facts name or somebody asked for; it is tried again",
+    "artifact_corrupt": "what came is not what was named: both digests are told, it is set aside and tried again",
+    "artifact_forbidden": "a peer does not let us have an artifact; it is tried again when policy changes",
+    "artifact_no_room": "quota or disk leave no room for an artifact; it is tried again",
+    "artifact_refused": "a peer gives an answer that is no artifact; it is tried again",
+    "artifact_recovered": "an artifact that was told of is here and verified",
+    "artifact_fault": "fetching an artifact failed in a way that nobody foresaw",
+    "artifact_reference": "facts that name artifacts can't be searched, or name them in no valid form",
     "clock_skew": "a peer's clock differs from ours",
     "loop_stalled": "the gateway's loop, or a worker process', did not run for a while",
     "worker_started": "a worker process runs its links",
@@ -119,6 +128,9 @@ class Telemetry:
             ("operation",),
             buckets=SECONDS,
             registry=self.registry,
+        )
+        self.artifact_fetches = self._counter(
+            "bsfg_artifact_fetches", "Attempts to bring a peer's artifact here, by how they ended.", ("result",)
         )
         self.loop_stalls = self._counter(
             "bsfg_loop_stalls", "Times the loop did not run for over a second.", ()

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from bsfg.errors import EXIT_DONE, EXIT_FAILED, BsfgError
-from bsfg.lab import demo_compare, demo_flow, demo_sabotage, demo_trouble, demo_trust, processes, stores
+from bsfg.lab import (
+    demo_artifacts,
+    demo_compare,
+    demo_flow,
+    demo_sabotage,
+    demo_trouble,
+    demo_trust,
+    processes,
+    stores,
+)
 from bsfg.lab.demo_report import Outcome, Result, summary_line, ways_to_play
 from bsfg.lab.demo_stage import Evidence, NotHeld, Sizes, Stage
 from bsfg.lab.homes import ZONE_NAMES
@@ -49,6 +58,9 @@ LINES: Final = (
     Line("first-fetch", "First fetch by the default mode", demo_flow.first_fetch, "health"),
     Line("durable-append", "Appended durably, cursor follows", demo_flow.durable_append, "first-fetch"),
     Line("duplicate-replay", "Duplicate replay is harmless", demo_flow.duplicate_replay, "durable-append"),
+    Line("artifacts", "Artifacts come by themselves", demo_artifacts.come_by_themselves, "duplicate-replay"),
+    Line("artifact-missing", "A missing artifact is awaited", demo_artifacts.missing_is_awaited, "artifacts"),
+    Line("artifact-spoilt", "A spoilt artifact is set aside", demo_artifacts.spoilt_is_set_aside, "artifacts"),
     Line(
         "kill-resume", "Killed with -9, resumed, nothing lost", demo_trouble.kill_resume, "duplicate-replay"
     ),

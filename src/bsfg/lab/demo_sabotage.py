@@ -6,6 +6,7 @@ Each is a context: what it breaks is broken while the line runs, and mended afte
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import http.server
 import json
 import ssl
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from bsfg.lab import held, processes, templates
+from bsfg.lab.demo_artifacts import DOCUMENTS, SPOILT_BYTES, SPOILT_CONTENT, object_path
 from bsfg.lab.demo_flow import INBOUND, PEER, STREAM
 from bsfg.lab.demo_stage import Stage, credentials_of, wait_until
 from bsfg.lab.demo_trust import UNLISTED_IDENTITY, UNLISTED_STREAM, UNLISTED_ZONE, rogue_credentials
@@ -26,6 +28,7 @@ from bsfg.transport.development_ca import PUBLIC_MODE, write_whole
 
 LOST_FACTS: Final = 5
 BEGIN_SECONDS_MAX: Final = 10.0
+PLANT_A_MAY_HAVE: Final = ENTERPRISE.artifacts
 _OTHER_IDENTITY: Final = "somebody-else-bsfg"
 
 Sabotage = Callable[[Stage], AbstractAsyncContextManager[None]]
@@ -146,6 +149,28 @@ async def store_twice(stage: Stage) -> AsyncIterator[None]:
     yield
 
 
+def mirror_nothing(stage: Stage) -> AbstractAsyncContextManager[None]:
+    """plant-a's configuration wants no artifacts."""
+    path = stage.plant.home / "config" / "cursors.yaml"
+    return _changed(stage, stage.plant, {path: path.read_bytes().replace(b"    artifacts: mirror\n", b"")})
+
+
+def forbid_the_type(stage: Stage) -> AbstractAsyncContextManager[None]:
+    """enterprise lets plant-a have documents alone, so nothing of the other type is missing: it is forbidden."""
+    path = stage.enterprise.home / "config" / "peers.yaml"
+    allowed = ", ".join(PLANT_A_MAY_HAVE).encode()
+    return _changed(stage, stage.enterprise, {path: path.read_bytes().replace(allowed, DOCUMENTS.encode())})
+
+
+@asynccontextmanager
+async def believe_the_disk(stage: Stage) -> AsyncIterator[None]:
+    """plant-a's own disk holds the spoilt bytes under the digest of the true ones."""
+    place = object_path(stage.plant, hashlib.sha256(SPOILT_CONTENT).hexdigest())
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(SPOILT_BYTES)
+    yield
+
+
 @asynccontextmanager
 async def lose_facts(stage: Stage) -> AsyncIterator[None]:
     """Some stored facts vanish from the middle of plant-a's inbound stream."""
@@ -205,6 +230,9 @@ SABOTAGES: Final[Mapping[str, Sabotage]] = {
     "first-fetch": start_now,
     "durable-append": lose_last_fact,
     "duplicate-replay": store_twice,
+    "artifacts": mirror_nothing,
+    "artifact-missing": forbid_the_type,
+    "artifact-spoilt": believe_the_disk,
     "kill-resume": lose_facts,
     "partition": reconcile_too_early,
     "reconciliation": stay_apart,

@@ -1,4 +1,4 @@
-"""The example facts: which file feeds which stream of which zone of the lab."""
+"""The example facts and artifacts: which file feeds which stream of which zone of the lab."""
 
 from __future__ import annotations
 
@@ -29,6 +29,24 @@ class ExampleFile:
         return path.read_bytes().splitlines()[:count_max]
 
 
+@dataclass(frozen=True, slots=True)
+class ExampleArtifact:
+    """One file of ``examples/artifacts``, and the fact that refers to it."""
+
+    zone: str
+    stream: str
+    tail: str
+    name: str
+    artifact_type: str
+    key: str
+    fact: bytes
+
+    @property
+    def path(self) -> Path:
+        return examples_directory() / ARTIFACTS / self.name
+
+
+ARTIFACTS: Final = "artifacts"
 BATCH_EVENTS: Final = ExampleFile(ENTERPRISE.zone, "facts.operational", "batch", "batch_events.ndjson")
 TELEMETRY: Final = ExampleFile(ENTERPRISE.zone, "facts.telemetry", "line", "telemetry.ndjson")
 ORDERS: Final = ExampleFile(PLANT_A.zone, "facts.orders", "order", "orders.ndjson")
@@ -40,6 +58,36 @@ EXPORTED: Final = (
     ExampleFile(PLANT_A.zone, "facts.shipments", "dock", "shipments.ndjson"),
 )
 """One for every stream that the lab exports."""
+
+EXAMPLE_ARTIFACTS: Final = (
+    ExampleArtifact(
+        ENTERPRISE.zone,
+        "facts.batch_completed",
+        "record",
+        "batch-2025-001.json",
+        "batch-files",
+        "2025/001/batch-2025-001.json",
+        b'{"batch":"2025-001","record":"batch record"}',
+    ),
+    ExampleArtifact(
+        ENTERPRISE.zone,
+        "facts.batch_completed",
+        "release",
+        "release-2025-001.txt",
+        "documents",
+        "releases/release-2025-001.txt",
+        b'{"batch":"2025-001","released_by":"qa-1"}',
+    ),
+    ExampleArtifact(
+        PLANT_A.zone,
+        "facts.orders",
+        "positions",
+        "PO-70277.csv",
+        "order-files",
+        "PO-70277.csv",
+        b'{"order":"PO-70277","positions":3}',
+    ),
+)
 
 
 def examples_directory() -> Path:

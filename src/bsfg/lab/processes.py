@@ -217,10 +217,12 @@ def _message_of(line: str) -> str:
 
 
 def fill(directory: Path) -> None:
-    """Give every exported stream its first facts from the examples."""
+    """Give every exported stream its first facts from the examples, and some of them their artifacts."""
     for example in example_facts.EXPORTED:
         payload = b"\n".join(example.lines(example_facts.FEW_FACTS)) + b"\n"
         append(LabPaths(directory).home(example.zone), example.stream, example.tail, payload)
+    for artifact in example_facts.EXAMPLE_ARTIFACTS:
+        append_with_artifact(LabPaths(directory).home(artifact.zone), artifact)
 
 
 def append(home: Path, stream: str, tail: str, ndjson: bytes) -> dict[str, Any]:
@@ -229,6 +231,13 @@ def append(home: Path, stream: str, tail: str, ndjson: bytes) -> dict[str, Any]:
         home, "append", "--stream", stream, "--subject", tail, "--ndjson", "-", stdin=ndjson
     )
     return answer
+
+
+def append_with_artifact(home: Path, example: example_facts.ExampleArtifact) -> None:
+    """Put an example's file and append the fact that refers to it; both are durable on return."""
+    place = ("--stream", example.stream, "--subject", example.tail)
+    artifact = ("--artifact", str(example.path), "--type", example.artifact_type, "--key", example.key)
+    program.ask(home, "append", *place, *artifact, "-", stdin=example.fact)
 
 
 def down(directory: Path, zone: str | None = None) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+MIRRORED: Final = ("facts.operational", "facts.batch_completed")
+"""Streams whose facts name artifacts that the receiver wants to have."""
 FULL_HISTORY: Final = {"facts.audit": "compliance: the audit trail has to be complete"}
 """Streams whose link does not start by the default mode, and why."""
 DEFAULT_MODE: Final = "bounded_backfill_24h"
@@ -78,6 +80,8 @@ def _cursor_entry(peer: str, stream: str, is_manual: bool) -> str:
         lines += ["    init_mode: full_backfill", f"    justification: {json.dumps(FULL_HISTORY[stream])}"]
     else:
         lines.append(f"    init_mode: {DEFAULT_MODE}")
+    if stream in MIRRORED:
+        lines.append("    artifacts: mirror")
     if is_manual:
         lines.append("    start: manual")
     return "\n".join(lines) + "\n"

@@ -15,6 +15,7 @@ from bsfg.errors import BsfgError, Code
 SCHEME: Final = "s3://"
 URI_BYTES_MAX: Final = 1_024
 _FORBIDDEN: Final = re.compile(r"[%?#@:\\\x00-\x1f\x7f-\x9f]")
+_MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,64}/[A-Za-z0-9!#$&^_.+-]{1,64}", re.ASCII)
 SHA256_PATTERN: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -68,6 +69,11 @@ def parse_artifact_uri(text: str) -> ArtifactUri:
     if "." in segments or ".." in segments:
         raise _invalid("a segment is . or ..")
     return ArtifactUri(segments[0], segments[1], "/".join(segments[2:]))
+
+
+def is_media_type(text: str) -> bool:
+    """Whether it is type/subtype and nothing more, as it may stand in a header of HTTP."""
+    return _MEDIA_TYPE.fullmatch(text) is not None
 
 
 def _invalid(reason: str) -> BsfgError:

@@ -42,6 +42,7 @@ from bsfg.transport.page_codec import (
     frame_bytes_max,
 )
 from bsfg.transport.resolver import NameResolver
+from bsfg.transport.view_codec import VIEW_BYTES_MAX, parse_view
 from bsfg.transport.wire import (
     CODES_TO_PEERS,
     EPOCH_PATTERN,
@@ -144,7 +145,7 @@ class HttpPeerClient:
         async with aclosing(self._connection.parts(question, next_frame)) as parts:
             async for answer in parts:
                 if answer.status != 200:
-                    raise _refusal(answer, f"peer {self._endpoint.peer} refuses POST /v1/fetch")
+                    raise refusal(answer, f"peer {self._endpoint.peer} refuses POST /v1/fetch")
                 came += 1
                 if came > count:
                     raise bad_answer(f"it has more than the {count} pages that were asked for")
@@ -181,13 +182,18 @@ class HttpPeerClient:
         question = Question(method="POST", path="/v1/notify", body=notify_body(stream, head))
         answer = await self._connection.ask(question)
         if answer.status != NO_CONTENT:
-            raise _refusal(answer, f"peer {self._endpoint.peer} refuses POST {question.path}")
+            raise refusal(answer, f"peer {self._endpoint.peer} refuses POST {question.path}")
+
+    async def view(self) -> dict[str, Any]:
+        """See ``ports.PeerClient.view``."""
+        question = Question(method="GET", path="/v1/view", accepts={JSON_TYPE: VIEW_BYTES_MAX})
+        return parse_view(_json(await self._ask(question)))
 
     async def _ask(self, question: Question) -> Answer:
         answer = await self._connection.ask(question)
         if answer.status == 200:
             return answer
-        raise _refusal(answer, f"peer {self._endpoint.peer} refuses {question.method} {question.path}")
+        raise refusal(answer, f"peer {self._endpoint.peer} refuses {question.method} {question.path}")
 
 
 def _travelling_max(request: FetchRequest, frame_bytes: int) -> int:
@@ -222,7 +228,7 @@ def _json(answer: Answer) -> Any:
         raise bad_answer(f"it is not JSON: {printable(str(error))}") from error
 
 
-def _refusal(answer: Answer, what: str) -> BsfgError:
+def refusal(answer: Answer, what: str) -> BsfgError:
     """The peer's own error; ``bad_answer`` if it has none of the contract's shape."""
     try:
         fields = _fields(_fields(strict_json(answer.body)).get("error"))

@@ -7,9 +7,10 @@ reload acts on held polls too (I34). Requests are safe to repeat: a fetch change
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import aiohttp
@@ -74,6 +75,9 @@ class Question:
     wait_seconds: float = 0.0
     encoding: str = IDENTITY
     """Beside identity the one that a success may come in; the most bytes then count what travels."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Beside those that every request has, or in their place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Answer:
     encoding: str = IDENTITY
 
 
+Await = Callable[[Coroutine[Any, Any, bytes | None]], Coroutine[Any, Any, bytes | None]]
 NextPart = Callable[[aiohttp.StreamReader, str], Coroutine[Any, Any, bytes | None]]
 """The next part of a body in this encoding."""
 
@@ -175,6 +180,26 @@ class PeerConnection:
             part.cancel()
             await asyncio.gather(part, return_exceptions=True)
 
+    @asynccontextmanager
+    async def answering(self, question: Question) -> AsyncIterator[tuple[aiohttp.ClientResponse, Await]]:
+        """The head of an answer of any length, and how to await what follows it.
+
+        What is awaited so ends with ``PeerUnreachable`` where trust or the peer's standing change meanwhile, or where
+        it takes longer than ``answer_seconds``.
+        """
+        snapshot = self._access.current
+        snapshot.demand(self._endpoint.peer, None, self._clock.now())
+        pool = await self._pool_under(snapshot)
+        changing = asyncio.create_task(self._changed(pool))
+        began = self._clock.monotonic()
+        try:
+            async with self._request(pool, question, total_seconds=None) as response:
+                yield response, partial(self._part_while_trusted, changing)
+        except EXCHANGE_ERRORS as error:
+            raise self._failure(error, began) from error
+        finally:
+            changing.cancel()
+
     async def close(self) -> None:
         """Nothing of it stays open."""
         pool, self._pool = self._pool, None
@@ -258,7 +283,13 @@ class PeerConnection:
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         return pool.session.request(
             question.method,
-            URL.build(scheme="https", host=self._endpoint.host, port=self._endpoint.port, path=question.path),
+            URL.build(
+                scheme="https",
+                host=self._endpoint.host,
+                port=self._endpoint.port,
+                path=question.path,
+                query=question.query,
+            ),
             data=question.body,
             headers=_headers(question),
             allow_redirects=False,
@@ -276,7 +307,7 @@ def _headers(question: Question) -> dict[str, str]:
     headers = {"Accept": ", ".join(question.accepts), "Accept-Encoding": question.encoding}
     if question.body is not None:
         headers["Content-Type"] = "application/json"
-    return headers
+    return headers | dict(question.headers)
 
 
 async def _read(response: aiohttp.ClientResponse, question: Question) -> Answer:

@@ -27,7 +27,7 @@ from bsfg.transport.routes import PeerRoute, Quota
 from bsfg.transport.wire import REQUEST_BYTES_MAX
 
 REQUEST_SECONDS_MAX: Final = 600.0
-"""The end of any request, whatever it does; every step of it has a shorter deadline of its own."""
+"""The end of any request but a stream, whatever it does; every step of it has a shorter deadline of its own."""
 WRITE_SECONDS_MAX: Final = 60.0
 KEEPALIVE_SECONDS: Final = 75.0
 """How long a connection may stay without a whole request; longer than clients keep theirs."""
@@ -36,6 +36,7 @@ STOP_SECONDS_MAX: Final = 2.0
 HEADERS_MAX: Final = 64
 
 _CALLER: Final = web.RequestKey("caller", PeerCaller)
+_DEADLINE: Final = web.RequestKey("deadline", asyncio.Timeout)
 _OPERATION: Final = web.RequestKey("operation", str)
 _CLOSES: Final = frozenset({Code.IDENTITY_REJECTED, Code.PEER_UNKNOWN, Code.PARTITIONED, Code.TOO_LARGE})
 """What ends the connection with its answer."""
@@ -116,16 +117,28 @@ class PeerListener:
         began = self._clock.monotonic()
         request[_REQUEST_ID] = secrets.token_hex(8)
         request[_OPERATION] = "other"
-        response = await self._answer(request, handler)
-        await self._send(request, response)
+        connection = request.transport
+        try:
+            response = await self._answer(request, handler)
+            await self._send(request, response)
+        finally:
+            self._tell_allowed(request, connection)
         if _CALLER in request:
             seconds = self._clock.monotonic() - began
             self._observer.served(request[_CALLER].peer, request[_OPERATION], seconds, response.status)
         return response
 
+    def _tell_allowed(self, request: web.Request, connection: object) -> None:
+        caller = request.get(_CALLER)
+        if caller is None or connection is None:
+            return
+        for wish, rule in caller.allowed.items():
+            self._observer.allowed(connection, caller.peer, wish, rule, request[_REQUEST_ID])
+
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            async with asyncio.timeout(REQUEST_SECONDS_MAX):
+            async with asyncio.timeout(REQUEST_SECONDS_MAX) as deadline:
+                request[_DEADLINE] = deadline
                 return await self._admit(request, handler)
         except BsfgError as error:
             return self._refuse(request, error)
@@ -149,10 +162,12 @@ class PeerListener:
     def _refuse(self, request: web.Request, error: BsfgError) -> web.StreamResponse:
         if request.get(_CALLER) is None or error.code in (Code.IDENTITY_REJECTED, Code.PEER_UNKNOWN):
             reason = str(error.details.get("reason", error.code.label))
-            self._observer.identity_refused(_address(request), reason, error.message)
+            self._observer.identity_refused(
+                _address(request), reason, error.message, request[_REQUEST_ID]
+            )
         elif error.code in (Code.STREAM_DENIED, Code.ARTIFACT_DENIED):
             what = str(error.details.get("stream", request[_OPERATION]))
-            self._observer.denied(request[_CALLER].peer, error.code, what)
+            self._observer.denied(request[_CALLER].peer, error.code, what, request[_REQUEST_ID])
         return self._error(request, error)
 
     def _no_such_route(self, request: web.Request, error: web.HTTPException) -> web.StreamResponse:
@@ -220,6 +235,8 @@ class _PeerProtocol(RequestHandler):
 def _handler(route: PeerRoute) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         request[_OPERATION] = route.operation
+        if route.is_stream:
+            request[_DEADLINE].reschedule(None)
         return await route.handle(request[_CALLER], request)
 
     return handle

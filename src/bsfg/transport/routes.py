@@ -31,6 +31,8 @@ class PeerRoute:
     operation: str
     """How the route is called in metrics and audit."""
     handle: Handler
+    is_stream: bool = False
+    """The answer may take any time: the handler has a deadline for each step of it."""
 
 
 class Quota:

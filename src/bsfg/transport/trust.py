@@ -182,6 +182,18 @@ class TrustStore:
             self._client_contexts[peer] = context
         return self._client_contexts[peer]
 
+    def store_context(self, peer: ZoneId) -> ssl.SSLContext:
+        """The context for the object store that this peer redirects to: a public anchor or one of the peer's own, the
+        host's name in the certificate, and no certificate of ours.
+
+        What comes from there is held against its digest all the same.
+        """
+        self._require_authorized(peer, str(peer))
+        context = ssl.create_default_context()
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        _trust(context, self._anchors_of(peer))
+        return context
+
     def verify_caller(self, der: bytes, now: int) -> Verified:
         """The configured and authorized peer whose client certificate this is; meant to be asked on every request.
 

@@ -230,6 +230,7 @@ ZONE_CASES: Final = {
     "store is the home": (BASE + 'artifacts: {store: §"file:."}\n', "needs a directory of its own", ""),
     "s3 without endpoint": (BASE + "artifacts: §{store: s3, region: x}\n", "endpoint is missing", ""),
     "endpoint without s3": (BASE + "artifacts: {§region: x}\n", "region is only for store: s3", ""),
+    "redirect without s3": (BASE + "artifacts: {redirect: §on}\n", "redirect is only for store: s3", ""),
     "bucket with a slash": (BASE + "artifacts: {bucket: §a/b}\n", "'a/b' is not a bucket name", ""),
     "quotas": (BASE + "artifacts: {quota: 1GiB, quota_per_peer: §2GiB}\n", "larger than quota", ""),
     "region": (BASE + "artifacts: {store: s3, endpoint: 'http://a', region: §a b}\n", "is not a region", ""),

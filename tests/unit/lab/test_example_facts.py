@@ -8,7 +8,14 @@ from typing import Final
 
 import pytest
 
-from bsfg.lab.example_facts import EXPORTED, TELEMETRY, ExampleFile, examples_directory
+from bsfg.lab.example_facts import (
+    EXAMPLE_ARTIFACTS,
+    EXPORTED,
+    TELEMETRY,
+    ExampleArtifact,
+    ExampleFile,
+    examples_directory,
+)
 from bsfg.lab.homes import ZONES
 
 BYTES_MAX: Final = 1_500_000
@@ -32,9 +39,18 @@ def test_the_readme_counts_right() -> None:
 
 
 def test_they_are_small_together() -> None:
-    assert sum(path.stat().st_size for path in examples_directory().iterdir()) < BYTES_MAX
+    assert sum(path.stat().st_size for path in examples_directory().rglob("*") if path.is_file()) < BYTES_MAX
 
 
 def test_every_exported_stream_has_its_file() -> None:
     exported = {(spec.zone, stream) for spec in ZONES for stream in spec.exports}
     assert {(each.zone, each.stream) for each in EXPORTED} == exported
+
+
+@pytest.mark.parametrize("example", EXAMPLE_ARTIFACTS, ids=lambda example: example.name)
+def test_an_example_artifact_is_of_a_type_that_the_peer_may_read(example: ExampleArtifact) -> None:
+    spec = next(spec for spec in ZONES if spec.zone == example.zone)
+    assert example.artifact_type in spec.artifacts
+    assert example.stream in spec.exports
+    assert example.path.stat().st_size > 0
+    assert isinstance(json.loads(example.fact), dict)
