@@ -24,7 +24,7 @@ async def bring_up(stage: Stage, evidence: Evidence) -> str:
         evidence[f"{answer['zone']} with {peer}"] = {"counts": answer["counts"], "record": answer["record"]}
         demand(answer["ok"], f"{answer['zone']}: {_what_is_wrong(answer)}")
         demand(answer.get("handoff"), f"{answer['zone']}: the bring-up left no handoff")
-        paths.append(answer["handoff"])
+        paths.append(answer["handoff"]["path"])
         words.append(f"{answer['zone']} {answer['counts']['passed']} of {len(answer['results'])}")
     stage.notes[HANDOFFS] = paths
     return f"passed: {', '.join(words)}"
