@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 BUDGET := 300
 
-.PHONY: help install demo setup-tests test simulate fuzz check bench bench-neighbours bench-idle faults lock clean
+.PHONY: help install demo setup-tests test simulate fuzz check bench bench-neighbours bench-idle artifact-heavy faults lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo 'make bench    BSFG beside native JetStream sources on the same facts; BENCH_OPTIONS="--only lazy_512"'
 	@echo 'make bench-neighbours  the same, after installing the neighbours that it can be compared with'
 	@echo 'make bench-idle  what 100 peers of 5 level links cost while nothing happens; IDLE_OPTIONS="--seconds 60"'
+	@echo 'make artifact-heavy  a 5 GB artifact between two zones, memory and lag meanwhile; SIZE_MIB=5000 MIB_PER_SECOND=0'
 	@echo 'make faults   real zones through kills, pauses, partitions and power cuts; SEED=1 BUDGET=300 FACTS=500000'
 	@echo 'make lock     bring the locks in line with pyproject.toml; LOCK_OPTIONS=--upgrade takes newer versions'
 	@echo 'make clean    remove what the other targets made'
@@ -38,6 +39,8 @@ test: $(VENV)/.development-installed setup-tests
 	$(PYTEST) tests/faults
 
 SEEDS ?= 100000
+SIZE_MIB ?= 5000
+MIB_PER_SECOND ?= 0
 
 simulate: $(VENV)/.development-installed
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
@@ -56,6 +59,9 @@ check: $(VENV)/.development-installed
 
 bench: install
 	$(BIN)/python -u -m bench $(BENCH_OPTIONS)
+
+artifact-heavy: install
+	$(BIN)/python -u -m bench.artifact_heavy --mib $(SIZE_MIB) --mib-per-second $(MIB_PER_SECOND)
 
 bench-neighbours: install
 	@bench/setup-neighbours

@@ -17,7 +17,7 @@ from bsfg.daemon.system import SystemClock
 from bsfg.errors import Code
 from bsfg.model.identity import IdentityRule
 from bsfg.model.names import StreamName, ZoneId, parse_stream, parse_zone
-from bsfg.model.policy import PeerPolicy
+from bsfg.model.policy import PeerPolicy, ReadArtifact, ReadStream
 from bsfg.substrates.memory import MemoryZone
 from bsfg.transport.acceptor import Acceptor
 from bsfg.transport.access import Access
@@ -31,11 +31,16 @@ from bsfg.transport.trust import PeerTrust, TrustStore
 class _Silent:
     """An observer of listeners that only fails loudly."""
 
-    def identity_refused(self, address: str, reason: str, detail: str) -> None:
+    def identity_refused(self, address: str, reason: str, detail: str, request_id: str = "") -> None:
         print(f"{address} was refused: {reason}: {detail}", file=sys.stderr)
 
-    def denied(self, peer: ZoneId, code: Code, what: str) -> None:
+    def denied(self, peer: ZoneId, code: Code, what: str, request_id: str = "") -> None:
         print(f"{peer} was denied {what}: {code.label}", file=sys.stderr)
+
+    def allowed(
+        self, connection: object, peer: ZoneId, wish: ReadStream | ReadArtifact, rule: str, request_id: str
+    ) -> None:
+        """Expected."""
 
     def contact(self, peer: ZoneId) -> None:
         """Expected."""

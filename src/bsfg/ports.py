@@ -20,6 +20,7 @@ from bsfg.model.cursor import (
     LinkRecord,
     LocalPosition,
 )
+from bsfg.model.digests import DigestAnswer, DigestCall
 from bsfg.model.fact import Fact
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import FetchRequest, LogDescription, LogSlice, Page, PageLimits
@@ -114,7 +115,21 @@ class Quarantine(Protocol):
         """
 
 
-class PeerClient(Protocol):
+class PageSource(Protocol):
+    """What a link needs of its peer; raises what :class:`PeerClient` raises."""
+
+    def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
+        """Up to ``count`` pages of one answer as they arrive, at least one, each continuing the one before.
+
+        Each is already held against the request and the limits of the contract. The answer is read no faster than
+        pages are taken.
+        """
+
+    async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
+        """The peer knows that everything up to the cursor's fact is durable here; returns what it has confirmed."""
+
+
+class PeerClient(PageSource, Protocol):
     """One peer's gateway over mutual TLS; its identity is verified before a byte is sent (I32).
 
     Raises ``PeerUnreachable`` when there is no answer, ``PeerRefused`` with the peer's code when it says no,
@@ -129,18 +144,11 @@ class PeerClient(Protocol):
     async def fetch(self, request: FetchRequest) -> Page:
         """One page, already held against the request and the limits of the contract."""
 
-    def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
-        """Up to ``count`` pages of one answer as they arrive, at least one, each continuing the one before.
-
-        Each is already held against the request and the limits of the contract. The answer is read no faster than
-        pages are taken.
-        """
-
-    async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
-        """The peer knows that everything up to the cursor's fact is durable here; returns what it has confirmed."""
-
     async def notify(self, stream: StreamName, head: int) -> None:
         """The peer took our advice that our stream has reached this head; it may poll earlier, and nothing else."""
+
+    async def view(self) -> dict[str, Any]:
+        """How the peer sees us, by its own word, each value checked and bounded (contract, section 4)."""
 
 
 class ArtifactClient(Protocol):
@@ -188,6 +196,15 @@ class InboundFacts(Protocol):
         Sequences and times are the local stream's. Waits as ``ExportedLog.read``; ``NOT_FOUND`` where the link has no
         such stream.
         """
+
+
+class DigestSource(Protocol):
+    """A peer's gateway as ``bsfg verify`` asks it; raises what :class:`PeerClient` raises."""
+
+    async def digests(self, call: DigestCall) -> DigestAnswer:
+        """Digests of the first parts of a range, already held against the request."""
+
+    async def streams(self) -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,7 @@ def test_what_no_fact_refers_to_goes_and_nothing_else(zones: Lab, tmp_path: Path
     ],
 )
 def test_wrong_words_are_refused_with_a_code(
-    lab: Lab, tmp_path: Path, words: str, status: int, code: str
+    file_lab: Lab, tmp_path: Path, words: str, status: int, code: str
 ) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x")

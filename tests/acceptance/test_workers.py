@@ -41,7 +41,7 @@ from bsfg.transport.development_ca import issue_crl
 ACTS_SECONDS_MAX: Final = 5.0
 STARTS_SECONDS_MAX: Final = 5.0
 STOPS_SECONDS_MAX: Final = 10.0
-HEALS_SECONDS_MAX: Final = 20.0
+HEALS_SECONDS_MAX: Final = 60.0
 WORKERS: Final = "limits: {worker_processes: 2}\n"
 RECOVERY: Final = (
     "reachable",

@@ -13,8 +13,10 @@ from bsfg.model.cursor import LinkName
 from bsfg.model.names import BUCKET_LINKS, StreamName, ZoneId, inbound_physical, link_key, physical, subjects
 from bsfg.ports import Confirmations, ExportedLog, InboundLog
 from bsfg.substrates.control import Control
+from bsfg.substrates.generations import JetStreamGenerations
 from bsfg.substrates.jetstream import JetStreamConfirmations, JetStreamExportedLog, JetStreamInboundLog
 from bsfg.substrates.memory import MemoryZone
+from bsfg.substrates.memory_generations import MemoryGenerations
 from bsfg.substrates.memory_stream import raw_header
 from bsfg.substrates.nats_connection import NatsConnection, NatsTarget
 
@@ -49,6 +51,7 @@ class Store(Protocol):
 
     exported: ExportedLog
     inbound: InboundLog
+    generations: MemoryGenerations | JetStreamGenerations
     confirmations: Confirmations
     began: list[tuple[StreamName, str | None, str, str]]
     problems: list[str]
@@ -82,6 +85,7 @@ class MemoryStore:
             SystemClock(), epoch_began=lambda *words: self.began.append(words), report=self.problems.append
         )
         self.exported = self.inbound = self.confirmations = self.zone
+        self.generations = MemoryGenerations(self.zone)
 
     async def create(self, stream: StreamName) -> None:
         self.zone.create(stream)
@@ -129,6 +133,9 @@ class JetStreamStore:
         )
         self.inbound = JetStreamInboundLog(control, connect, ZONE, replicas=1, report=self.problems.append)
         self.confirmations = JetStreamConfirmations(control, replicas=1, report=self.problems.append)
+        self.generations = JetStreamGenerations(
+            control, connect, self.inbound, replicas=1, report=self.problems.append
+        )
 
     async def open(self) -> None:
         await self.control.api(f"STREAM.CREATE.{ANCHOR}", {"name": ANCHOR})

@@ -46,6 +46,8 @@ class Keeper:
     problems: Counter[str] = field(default_factory=Counter)
     _wanted: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the process is another one, or is done something to."""
 
     def start(self) -> None:
         self._wanted.set()
@@ -79,18 +81,18 @@ class Keeper:
 
     def kill(self) -> bool:
         """SIGKILL; whether there was a gateway to kill."""
-        process = self.process
-        if process is None or process.ends_within(0):
-            return False
-        process.kill()
-        return True
+        with self._turn:
+            if self.process is None or self.process.ends_within(0):
+                return False
+            self.process.kill()
+            return True
 
     def send(self, number: signal.Signals) -> bool:
-        process = self.process
-        if process is None or process.ends_within(0):
-            return False
-        process.send(number)
-        return True
+        with self._turn:
+            if self.process is None or self.process.ends_within(0):
+                return False
+            self.process.send(number)
+            return True
 
     def _keep(self) -> None:
         while self._wanted.is_set():
@@ -104,9 +106,10 @@ class Keeper:
         except (BsfgError, OSError) as error:
             self.problems[str(error)[:200]] += 1
             return
-        if self.process is not None:
-            self.process.close()
-        self.process = process
+        with self._turn:
+            ended, self.process = self.process, process
+            if ended is not None:
+                ended.close()
         self.starts += 1
 
 

@@ -18,7 +18,7 @@ from tests.support.certificates import Issued, TestAuthority, peer, trust_of
 from bsfg.errors import Code
 from bsfg.model.identity import IdentityRule
 from bsfg.model.names import StreamName, ZoneId
-from bsfg.model.policy import PeerPolicy
+from bsfg.model.policy import PeerPolicy, ReadArtifact, ReadStream
 from bsfg.substrates.memory import MemoryZone
 from bsfg.transport.acceptor import Acceptor
 from bsfg.transport.access import Access
@@ -57,16 +57,22 @@ class Heard:
 
     refused: list[tuple[str, str]] = field(default_factory=list)
     denials: list[tuple[str, str, str]] = field(default_factory=list)
+    reads: list[tuple[object, str, ReadStream | ReadArtifact, str]] = field(default_factory=list)
     contacts: list[str] = field(default_factory=list)
     answers: list[tuple[str, str, int]] = field(default_factory=list)
     confirms: list[tuple[str, str, int]] = field(default_factory=list)
     faults: list[tuple[str, BaseException]] = field(default_factory=list)
 
-    def identity_refused(self, address: str, reason: str, detail: str) -> None:
+    def identity_refused(self, address: str, reason: str, detail: str, request_id: str = "") -> None:
         self.refused.append((reason, detail))
 
-    def denied(self, peer: ZoneId, code: Code, what: str) -> None:
+    def denied(self, peer: ZoneId, code: Code, what: str, request_id: str = "") -> None:
         self.denials.append((peer, code.label, what))
+
+    def allowed(
+        self, connection: object, peer: ZoneId, wish: ReadStream | ReadArtifact, rule: str, request_id: str
+    ) -> None:
+        self.reads.append((connection, peer, wish, rule))
 
     def contact(self, peer: ZoneId) -> None:
         self.contacts.append(peer)

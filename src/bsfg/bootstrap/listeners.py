@@ -13,10 +13,11 @@ from bsfg import __version__
 from bsfg.bootstrap.artifacts import Artifacts, peer_routes
 from bsfg.bootstrap.page import page_address
 from bsfg.bootstrap.store import Store
-from bsfg.bootstrap.zone import Zone, stream_names
+from bsfg.bootstrap.zone import Zone, policy_version, stream_names
 from bsfg.config.permissions import check_private
 from bsfg.core.conversation import Woken
 from bsfg.daemon.append_service import AppendService
+from bsfg.daemon.audit_facts import AuditFacts
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.listener_observer import ListenerObserver
 from bsfg.daemon.local_api import build_local_application, build_tcp_application
@@ -24,18 +25,21 @@ from bsfg.daemon.local_listeners import serve_tcp, serve_unix
 from bsfg.daemon.notifier import NoticeBoard, Notifier
 from bsfg.daemon.operations import Operations
 from bsfg.daemon.page.routes import Page
+from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.daemon.remembered import Remembered
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.index_follower import MessageIndexes
 from bsfg.substrates.local_appends import LocalAppends
 from bsfg.transport.acceptor import Acceptor, AcceptorLimits
+from bsfg.transport.digest_service import DigestService, digest_route
 from bsfg.transport.fetch_routes import FetchRoutes
 from bsfg.transport.fetch_service import FetchService
 from bsfg.transport.health_route import ZoneCard, health_route
 from bsfg.transport.listener import ListenerLimits, PeerListener
 from bsfg.transport.notify_route import notify_route
 from bsfg.transport.routes import PeerRoute
+from bsfg.transport.view_route import view_route
 
 
 def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitStack) -> AppendService:
@@ -51,6 +55,14 @@ def open_appends(zone: Zone, gateway: Gateway, store: Store, stack: AsyncExitSta
     service = AppendService(appends, store.control, zone.journal, lambda: gateway.configuration.zone.streams)
     watching = asyncio.create_task(service.watch_fill(), name="fill of the streams")
     stack.callback(watching.cancel)
+    facts = AuditFacts(
+        zone.configuration.paths.data,
+        service.append,
+        lambda: gateway.configuration.zone.audit_stream,
+        zone.journal,
+    )
+    telling = asyncio.create_task(facts.run(), name="audit stream")
+    stack.callback(telling.cancel)
     return service
 
 
@@ -60,6 +72,7 @@ async def open_local(
     operations: Operations,
     further: Sequence[web.RouteDef],
     page: Page,
+    scrapes: Scrapes,
     stack: AsyncExitStack,
 ) -> None:
     config = zone.configuration.zone
@@ -74,6 +87,7 @@ async def open_local(
         token=_token(config.local_token_file),
         further=further,
         page=page.routes(),
+        scraped=scrapes.noted,
     )
     tcp = await serve_tcp(application, config.local.host, config.local.port)
     stack.push_async_callback(tcp.close)
@@ -115,10 +129,20 @@ def _open_notification(zone: Zone, gateway: Gateway, store: Store, stack: AsyncE
 
 
 async def open_listener(
-    zone: Zone, gateway: Gateway, store: Store, artifacts: Artifacts, stack: AsyncExitStack
+    zone: Zone,
+    gateway: Gateway,
+    store: Store,
+    artifacts: Artifacts,
+    views: PeerViews,
+    stack: AsyncExitStack,
 ) -> None:
     config, limits = zone.configuration.zone, zone.configuration.zone.limits
-    observer = ListenerObserver(zone.journal, zone.audit, zone.telemetry)
+    observer = ListenerObserver(
+        zone.journal, zone.audit, zone.telemetry, lambda: policy_version(gateway.configuration)
+    )
+    counting = asyncio.create_task(observer.run(), name="counts of refusals")
+    stack.callback(observer.tell_counts)
+    stack.callback(counting.cancel)
     problems = Remembered(gateway.problems, zone.clock.monotonic)
     card = ZoneCard(
         config.zone,
@@ -133,12 +157,15 @@ async def open_listener(
         [
             health_route(card, zone.clock),
             *fetch_routes.routes(),
+            digest_route(DigestService(store.exported, zone.clock)),
             _open_notification(zone, gateway, store, stack),
             *peer_routes(zone, gateway, artifacts),
+            view_route(views.of_caller),
         ],
         observer,
         zone.clock,
         ListenerLimits(request_body_bytes=limits.request_body_bytes),
+        zone.cut_off.told,
     )
     await listener.start()
     stack.push_async_callback(listener.stop)

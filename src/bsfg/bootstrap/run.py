@@ -25,17 +25,23 @@ from bsfg.config.values import (
 )
 from bsfg.config.watch import ChangeWatch
 from bsfg.daemon import failpoints
-from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.audit import AuditLog, current_path
+from bsfg.daemon.caller import caller
+from bsfg.daemon.connections import CutOff
+from bsfg.daemon.drills import Drills
 from bsfg.daemon.journal import open_journal
 from bsfg.daemon.log_sinks import QueuedSinks
 from bsfg.daemon.operations import Operations
+from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.system import SystemClock, notify_systemd, spare_collections, watchdog_seconds
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.daemon.timeline import Timeline
+from bsfg.daemon.verify_operations import Verifications
 from bsfg.errors import EXIT_DONE, BsfgError, Code
 from bsfg.substrates.consumers import LocalAccess
+from bsfg.substrates.inbound_scan import InboundScan
 from bsfg.transport.access import Access
 from bsfg.transport.notify_route import Attention
 
@@ -113,10 +119,17 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         telemetry = Telemetry()
         timeline = Timeline()
         journal = _open_log(configuration, telemetry, timeline, stack)
-        audit = AuditLog(configuration.paths.data / "audit.jsonl", clock)
+        audit = AuditLog(
+            current_path(configuration.paths.data),
+            clock,
+            bytes_max=configuration.zone.limits.audit_bytes,
+            by=caller,
+        )
         stack.callback(audit.close)
         access = Access(trust, {})
-        zone = Zone(configuration, clock, journal, audit, telemetry, access, Attention(clock), timeline)
+        zone = Zone(
+            configuration, clock, journal, audit, telemetry, access, Attention(clock), CutOff(), timeline
+        )
         store = await open_store(zone, stack)
         artifacts = open_artifacts(zone, lambda: gateway.configuration, stack)
         gateway = assemble(zone, store, artifacts, trust, stack)
@@ -131,13 +144,28 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         watch = ChangeWatch(configuration.home, configuration.trust_files())
         reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
         operations = Operations(gateway, local, reloader, timeline)
+        scrapes = Scrapes(configuration.zone.local, clock)
+        views = PeerViews(gateway, scrapes)
         retrieval, retrieval_routes = open_retrieval(gateway, artifacts)
-        further = [*local_routes(zone, store, artifacts, retrieval.listed), *retrieval_routes]
+        verifications = Verifications(
+            gateway, lambda *words: InboundScan(store.control, store.connect, *words), operations.rewind
+        )
+        gateway.parts.generations.prove = verifications.prove
+        drills = Drills(gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off)
+        further = [
+            *local_routes(zone, store, artifacts, retrieval.listed),
+            *retrieval_routes,
+            *views.routes(),
+            *verifications.routes(),
+            *drills.routes(),
+        ]
         page = open_page(zone, gateway, operations, retrieval)
-        await open_local(zone, gateway, operations, further, page, stack)
+        await open_local(zone, gateway, operations, further, page, scrapes, stack)
         await gateway.start()
+        recovering = asyncio.create_task(drills.recover(), name="drills that were left on")
+        stack.callback(recovering.cancel)
         stack.push_async_callback(gateway.stop)
-        await open_listener(zone, gateway, store, artifacts, stack)
+        await open_listener(zone, gateway, store, artifacts, views, stack)
         gateway.announce()
         watching = asyncio.create_task(reloader.run(), name="reload")
         stack.callback(watching.cancel)

@@ -14,6 +14,7 @@ import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from bsfg.bootstrap.links import external_target, inbound_log, make_client
 from bsfg.config.home import Home
@@ -34,6 +35,9 @@ from bsfg.substrates.quarantine import FileQuarantine
 from bsfg.transport.access import Access
 from bsfg.transport.resolver import NameResolver
 from bsfg.transport.trust import TrustStore
+
+END_SECONDS_MAX: Final = 5
+"""Once it is to end, it ends: a gateway that is gone can't end it by force."""
 
 
 def main() -> None:
@@ -86,7 +90,9 @@ async def _assemble(
         clients.client,
     )
     links = LinkSupervisor(means, reports)
-    return LinkWorker(channel, access, clients, links, reports, clock)
+    return LinkWorker(
+        channel, access, clients, links, reports, clock, partial(signal.alarm, END_SECONDS_MAX)
+    )
 
 
 def _target(beginning: Beginning) -> NatsTarget:

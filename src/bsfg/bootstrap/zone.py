@@ -8,10 +8,12 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from bsfg.config.home import Home
+from bsfg.config.load import PEERS_FILE
 from bsfg.config.values import (
     Configuration,
 )
 from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.connections import CutOff
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.daemon.timeline import Timeline
 from bsfg.errors import BsfgError, Code
@@ -33,6 +35,7 @@ class Zone:
     telemetry: Telemetry
     access: Access
     attention: Attention
+    cut_off: CutOff
     timeline: Timeline
 
 
@@ -48,6 +51,11 @@ def stream_names(configuration: Configuration) -> list[StreamName]:
 def max_ages(configuration: Configuration) -> dict[StreamName, float | None]:
     """After which age each local stream removes a fact, in seconds; None where it never does."""
     return {stream.name: stream.max_age_seconds for stream in configuration.zone.streams}
+
+
+def policy_version(configuration: Configuration) -> str:
+    """Which allow-list is meant: the sha-256 of peers.yaml, cut to what tells it apart; empty without the file."""
+    return configuration.file_hashes.get(PEERS_FILE, "")[:16]
 
 
 def tell_differences(zone: Zone, report: Any) -> None:

@@ -131,7 +131,7 @@ def rewind(
     if output == "text":
         render.lines(decision_screens.rewind_planned(answer))
     try:
-        answer |= {"cursor": _follow(home, peer, stream, int(answer["generation"]), output)}
+        answer |= {"cursor": follow(home, peer, stream, int(answer["generation"]), output)}
     except KeyboardInterrupt:
         render.usage("the gateway goes on with it; bsfg cursor query shows how far it is")
         raise
@@ -145,7 +145,7 @@ def _decide(home: Path, peer: str, stream: str, verb: str, wanted: dict[str, Any
     return answer
 
 
-def _follow(home: Path, peer: str, stream: str, generation: int, output: str) -> dict[str, Any]:
+def follow(home: Path, peer: str, stream: str, generation: int, output: str) -> dict[str, Any]:
     """The cursor once the generation is in force; an error says why it will not be. Tells progress to people."""
     told = ""
     for row in _rows(home, peer, stream):

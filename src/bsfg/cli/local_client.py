@@ -98,6 +98,12 @@ class LocalClient:
         with _Request(self._home, "GET", _target(path, query), None, SILENCE_SECONDS_MAX) as request:
             yield from request.pieces()
 
+    def post_lines(self, path: str, body: Mapping[str, Any]) -> Iterator[list[bytes]]:
+        """The lines of a stream that a request begins and that ends with it."""
+        encoded = json.dumps(body).encode()
+        with _Request(self._home, "POST", _target(path, {}), encoded, SILENCE_SECONDS_MAX) as request:
+            yield from request.lines()
+
     def _call(self, method: str, path: str, query: Mapping[str, Any], body: bytes | None, seconds: float) -> Any:
         with _Request(self._home, method, _target(path, query), body, seconds) as request:
             return _decoded(request.answer())

@@ -22,10 +22,15 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def common_options(function: _Function) -> _Function:
     """Give a command ``--home`` and ``--output``, as its parameters ``home`` and ``output``."""
+    return reporting_options("text", "json")(function)
+
+
+def reporting_options(*outputs: str) -> Callable[[_Function], _Function]:
+    """The same with these ways to report, the first being the default."""
     output = click.option(
         "--output",
-        type=click.Choice(["text", "json"]),
-        default="text",
+        type=click.Choice(outputs),
+        default=outputs[0],
         show_default=True,
         help="For people or for scripts.",
     )
@@ -38,7 +43,7 @@ def common_options(function: _Function) -> _Function:
         show_envvar=True,
         help="The zone's home.",
     )
-    return home(output(function))
+    return lambda function: home(output(function))
 
 
 class ZoneType(click.ParamType[str]):

@@ -25,7 +25,11 @@ UNKNOWN: Final = "unknown"
 _GAP: Final = "  "
 _MARKS: Final = {
     "passed": ("✓", "green"),
+    "passed with exception": ("~", "yellow"),
+    "attested": ("@", "cyan"),
+    "warned": ("!", "yellow"),
     "failed": ("✗", "red"),
+    "skipped": ("»", "yellow"),
     "not run": ("-", "yellow"),
 }
 _FRACTION: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+Z", re.ASCII)

@@ -47,6 +47,7 @@ class Limits:
     artifact_streams_per_peer: int = _limit(4, 1, 1_024, "artifacts that one peer reads from us at once")
     artifact_rate_min_bytes: int = _limit(_KIBIBYTE, 16, _MEBIBYTE, "how slowly a peer may read an artifact, a second")
     quarantine_bytes: int = _limit(_GIBIBYTE, _MEBIBYTE, 1024 * _GIBIBYTE, "data/quarantine as a whole")
+    audit_bytes: int = _limit(256 * _MEBIBYTE, _MEBIBYTE, 64 * _GIBIBYTE, "the audit log's files together")
     worker_processes: int = _limit(0, 0, 64, "processes that links are spread over; 0: the gateway's own runs them")
 
 

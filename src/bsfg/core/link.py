@@ -17,7 +17,9 @@ The fence of each page in flight follows by arithmetic from the one read of the 
 it do: everything in flight is forgotten, and the link starts again from what the stream itself holds.
 
 Timer, notification and reconnect are one event, ``Woken``, so a lost or forged notification changes nothing but the
-time of a poll. Everything that is out carries a ticket, and an answer to any other ticket is dropped (I15).
+time of a poll. ``StoreDoubted`` and ``Looked`` are about our own store: what a link believes is held against it, and
+read anew where that does not agree (:mod:`bsfg.core.looking`). Everything that is out carries a ticket, and an answer
+to any other ticket is dropped (I15).
 """
 
 from __future__ import annotations
@@ -133,6 +135,11 @@ def _located(link: Link, position: LocalPosition) -> tuple[Link, Commands]:
         case Resume(cursor, init, gaps):
             saved = position.record.cursor if position.record else None
             link = replace(link, cursor=cursor, init=init, gaps=gaps, saved=saved)
+    return _go_on(link, old, start)
+
+
+def _go_on(link: Link, old: Cursor | None, start: Init | None) -> tuple[Link, Commands]:
+    """What waited until the end was read, if it still fits: an operator's start, or a gap. Else the flow."""
     if start is not None and not _is_begun(link, start):
         return _take_start(link, start)
     gap, link = link.gap_to_record, replace(link, gap_to_record=None)

@@ -142,7 +142,14 @@ class Decisions:
     # Reading again.
 
     async def rewind(
-        self, peer: str, stream: str, to: int, reason: str, accept_differences: bool, dry_run: bool
+        self,
+        peer: str,
+        stream: str,
+        to: int,
+        reason: str,
+        accept_differences: bool,
+        dry_run: bool,
+        purpose: str = "rewind",
     ) -> Row:
         """Build a new generation from a sequence on and switch to it; returns once the plan is durable."""
         driver = self.driver_of(peer, stream)
@@ -157,7 +164,7 @@ class Decisions:
         self._refuse_other_history(driver, present, page)
         plan = Plan(
             generation=await self._generations.store.next_number(driver.name),
-            purpose="rewind",
+            purpose=purpose,
             epoch=page.epoch,
             start_sequence=to,
             reason=reason,
@@ -168,7 +175,7 @@ class Decisions:
         answer = self._answer(driver, dry_run) | _rewind_preview(plan, present, page)
         if dry_run:
             return answer
-        self._audit("cursor.rewind", driver.name, reason, plan=answer)
+        self._audit(f"cursor.{purpose}", driver.name, reason, plan=answer)
         is_new = await self._generations.begin(driver.name, plan)
         building = self._generations.building(driver.name) or {}
         return answer | {"is_new": is_new, "generation": building.get("generation", plan.generation)}

@@ -48,7 +48,7 @@ from bsfg.daemon.scheduling import ADMISSION_SECONDS_MAX, LinkTraffic, PeerTraff
 from bsfg.daemon.watchdog import Watchdog
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import LinkName, LinkState
-from bsfg.ports import Clock, InboundLog, PeerClient
+from bsfg.ports import Clock, InboundLog, PageSource
 from bsfg.ports import Quarantine as QuarantineStore
 
 EVENTS_MAX: Final = 1_000
@@ -89,7 +89,7 @@ class LinkDriver:
     """One link's task. ``link`` is its state, ``heard_at`` when the sender last spoke (monotonic seconds)."""
 
     link: Link
-    client: PeerClient
+    client: PageSource
     inbound: InboundLog
     quarantine: QuarantineStore
     clock: Clock

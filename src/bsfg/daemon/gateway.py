@@ -16,6 +16,7 @@ from bsfg.config.values import Configuration
 from bsfg.core.conversation import Woken
 from bsfg.daemon.artifact_mirror import ArtifactMirror
 from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.configuration_changes import changed_settings, differing
 from bsfg.daemon.exports import REFRESH_SECONDS, Exports
 from bsfg.daemon.gauges import GaugeReadings, families
 from bsfg.daemon.generations import Generations
@@ -110,8 +111,10 @@ class Gateway:
 
     def announce(self) -> None:
         """Everything is up: say so."""
-        zone = self.configuration.zone
-        self.parts.audit.record("configuration.load", "allowed", files=dict(self.configuration.file_hashes))
+        zone, files = self.configuration.zone, dict(self.configuration.file_hashes)
+        before = self.parts.audit.last("configuration.load", "allowed")
+        changed = None if before is None else differing(before.get("files") or {}, files)
+        self.parts.audit.record("configuration.load", "allowed", files=files, changed=changed)
         self.parts.journal.info("gateway_started", message=f"zone {zone.zone} serves {zone.listen}")
 
     async def stop(self) -> None:
@@ -134,12 +137,17 @@ class Gateway:
         refuse_unreloadable(self.configuration, configuration)
         trust = self.parts.build_trust(configuration)
         changed = changed_files(self.configuration, configuration)
+        settings = changed_settings(self.configuration, configuration)
         self.configuration, self.trust, self.reload_error = configuration, trust, None
         self._swap_access()
         await self._apply()
         self.parts.keeper.provision_soon()
         self.parts.audit.record(
-            "configuration.load", "allowed", files=dict(configuration.file_hashes), changed=changed
+            "configuration.load",
+            "allowed",
+            files=dict(configuration.file_hashes),
+            changed=changed,
+            settings=settings,
         )
         self.parts.journal.info("configuration_loaded", message="configuration reloaded", changed=changed)
 
@@ -311,8 +319,7 @@ class Gateway:
 
 def changed_files(before: Configuration, after: Configuration) -> list[str]:
     """The configuration files whose content differs."""
-    names = sorted({*before.file_hashes, *after.file_hashes})
-    return [name for name in names if before.file_hashes.get(name) != after.file_hashes.get(name)]
+    return differing(before.file_hashes, after.file_hashes)
 
 
 def refuse_unreloadable(before: Configuration, after: Configuration) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -40,6 +40,8 @@ SWITCH_SECONDS_MAX: Final = 20.0
 """How long a link stands still for the switch before it goes on in the old generation and the switch is tried again."""
 LOOK_SECONDS: Final = 1.0
 RESUME_SECONDS: Final = 2.0
+REPAIR: Final = "repair"
+"""The purpose of a generation that is proved against the sender before it comes into force."""
 _NOTHING: Final = Plan(0, "", "", 0, "", 0, 0)
 
 
@@ -108,6 +110,8 @@ class Generations:
     is_store_ready: Callable[[], bool]
     guarded: Callable[[InboundLog], InboundLog]
     """The log with what else stands before every append in this zone."""
+    prove: Callable[[LinkName, Plan, Cursor], Awaitable[str | None]] | None = None
+    """Says why a generation built for a repair is not what the sender has; None if it is."""
     _builds: dict[LinkName, Build] = field(default_factory=dict)
     _waiting: dict[LinkName, Plan] = field(default_factory=dict)
     """Plans whose links do not run."""
@@ -234,6 +238,7 @@ class Generations:
             await self._fill(build, driver)
             build.state, build.problem = "comparing", None
             await self._compare(build)
+            await self._prove(build, driver)
             await self._switch(build, driver, driving, log)
             build.state = "done"
         finally:
@@ -292,6 +297,15 @@ class Generations:
                 f"sequence {found.first_different}",
                 hint="the sender's history or ours was rewritten; --accept-differences lets the sender's count",
             )
+
+    async def _prove(self, build: Build, driver: LinkDriver) -> None:
+        """A repair comes into force only when its facts are the sender's, to the byte."""
+        cursor = driver.link.cursor
+        if build.plan.purpose != REPAIR or self.prove is None or cursor is None:
+            return
+        problem = await self.prove(build.name, build.plan, cursor)
+        if problem is not None:
+            raise BuildHalted(f"it is not what the sender has: {problem}")
 
     async def _switch(
         self, build: Build, driver: LinkDriver, driving: asyncio.Task[None], log: JetStreamInboundLog

@@ -6,8 +6,7 @@ It lives no longer than its gateway: it ends when the gateway is gone, or silent
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,8 +30,6 @@ QUIET_SECONDS: Final = 0.5
 """A report at least so often says that the worker is there."""
 TICK_SECONDS: Final = 0.5
 SILENT_TICKS_MAX: Final = 10
-END_SECONDS_MAX: Final = 5
-"""Once it is to end, it ends: a gateway that is gone can't end it by force."""
 SNAPSHOTS_MAX: Final = 200
 """In one report."""
 
@@ -54,6 +51,12 @@ class PeerClients:
             if peer not in self._clients:
                 self._clients[peer] = (config, self.make(config))
 
+    async def disconnect(self, peers: Iterable[ZoneId]) -> None:
+        """No connection that was opened to one of these peers stays, idle ones neither (runbook 8.1)."""
+        for peer in peers:
+            if peer in self._clients:
+                await self._clients[peer][1].close()
+
     def client(self, peer: ZoneId) -> HttpPeerClient:
         if peer not in self._clients:
             raise BsfgError(Code.PEER_UNKNOWN, f"peer {peer} is not dialled any more")
@@ -70,6 +73,8 @@ class LinkWorker:
     links: LinkSupervisor
     reports: Reports
     clock: Clock
+    ending: Callable[[], object]
+    """Called when the end begins, to see to it that it comes."""
     _orders: Orders | None = None
     _ordered: asyncio.Event = field(default_factory=asyncio.Event)
     _partitioned: frozenset[ZoneId] = frozenset()
@@ -88,7 +93,7 @@ class LinkWorker:
             for task in done:
                 task.result()
         finally:
-            signal.alarm(END_SECONDS_MAX)
+            self.ending()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -136,6 +141,7 @@ class LinkWorker:
             assert orders is not None
             await self.clients.apply(orders.peers)
             await self.links.apply(orders.links, orders.limits, orders.partitions)
+            await self.clients.disconnect(orders.partitions)
             self._seen = {name: seen for name, seen in self._seen.items() if name in orders.links}
             self.channel.send(Taken(orders.number))
 

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from structlog.typing import FilteringBoundLogger
 
-from bsfg.daemon.audit import AuditLog
+from bsfg.daemon.audit import READ, AuditLog
 from bsfg.daemon.journal import place_of
+from bsfg.daemon.refusals import RefusalKey, Refusals
 from bsfg.daemon.telemetry import Telemetry
-from bsfg.errors import BsfgError, Code
+from bsfg.errors import Code
 from bsfg.model.names import StreamName, ZoneId, printable
+from bsfg.model.policy import ReadArtifact, ReadStream
 
-LINES_PER_MINUTE: Final = 10
-KEYS_MAX: Final = 1_000
-MINUTE_SECONDS: Final = 60.0
-
-
-@dataclass
-class _Allowance:
-    """How many lines a key has had in this minute, and how many it was denied."""
-
-    began: float
-    written: int = 0
-    dropped: int = 0
+COUNT_SECONDS: Final = 5.0
+"""How soon after its minute a count is said."""
+_RULES: Final = {
+    Code.STREAM_DENIED: "streams of the peer's entry in peers.yaml does not have it",
+    Code.ARTIFACT_DENIED: "artifacts of the peer's entry in peers.yaml does not have its type",
+}
 
 
 @dataclass
@@ -35,20 +35,57 @@ class ListenerObserver:
     journal: FilteringBoundLogger
     audit: AuditLog
     telemetry: Telemetry
-    _allowances: dict[tuple[str, str], _Allowance] = field(default_factory=dict)
+    policy_version: Callable[[], str] = lambda: ""
+    """Of the allow-list that is in force, for audit records of what is allowed."""
+    monotonic: Callable[[], float] = time.monotonic
+    _refusals: Refusals = field(default_factory=Refusals)
+    _connections: Counter[tuple[ZoneId, ReadStream | ReadArtifact, str]] = field(default_factory=Counter)
+    _allowed: WeakKeyDictionary[object, set[tuple[Any, str]]] = field(default_factory=WeakKeyDictionary)
+
+    async def run(self) -> None:
+        """Say what was only counted, soon after its minute; until cancelled."""
+        while True:
+            await asyncio.sleep(COUNT_SECONDS)
+            self.tell_counts()
 
     def handshake_failed(self, address: str, reason: str, detail: str) -> None:
         self.telemetry.handshake_errors.labels(reason).inc()
-        self._refusal("handshake_failed", address, reason, f"TLS handshake with {address} failed: {detail}")
+        key = RefusalKey("handshake_failed", _host(address), reason)
+        self._refusal(key, f"TLS handshake with {address} failed: {detail}", source=address)
 
-    def identity_refused(self, address: str, reason: str, detail: str) -> None:
+    def identity_refused(self, address: str, reason: str, detail: str, request_id: str = "") -> None:
         self.telemetry.auth_failures.labels(reason).inc()
-        self._refusal("identity_refused", address, reason, f"{address} was refused: {detail}")
+        key = RefusalKey("identity_refused", _host(address), reason)
+        self._refusal(key, f"{address} was refused: {detail}", source=address, request_id=request_id)
 
-    def denied(self, peer: ZoneId, code: Code, what: str) -> None:
+    def denied(self, peer: ZoneId, code: Code, what: str, request_id: str = "") -> None:
         self.telemetry.denied.labels(code.label).inc()
-        message = f"{peer} was denied {printable(what)}: {code.label}"
-        self._refusal("request_denied", peer, f"{code.label} {what}", message, peer=peer)
+        key = RefusalKey("request_denied", peer, f"{code.label} {what}")
+        details = {"peer": peer, "rule": _RULES.get(code, code.label), "request_id": request_id}
+        if code is Code.STREAM_DENIED:
+            details["stream"] = what
+        self._refusal(key, f"{peer} was denied {printable(what)}: {code.label}", source=peer, **details)
+
+    def allowed(
+        self, connection: object, peer: ZoneId, wish: ReadStream | ReadArtifact, rule: str, request_id: str
+    ) -> None:
+        """Record it the first time on this connection under this allow-list, never for each request."""
+        version = self.policy_version()
+        known = self._allowed.setdefault(connection, set())
+        if (wish, version) in known:
+            return
+        # Who was allowed under an older list is of no use any more, so the set stays as small as the policy.
+        known.intersection_update({entry for entry in known if entry[1] == version})
+        known.add((wish, version))
+        details = {"peer": peer, **_named(wish), "rule": rule, "policy": version, "request_id": request_id}
+        self.audit.note(READ, "allowed", **details, connection=self._connection_number(peer, wish, version))
+
+    def _connection_number(self, peer: ZoneId, wish: ReadStream | ReadArtifact, version: str) -> int:
+        """Which connection this is, from 1, on which this peer reads this under this allow-list."""
+        for entry in [entry for entry in self._connections if entry[2] != version]:
+            del self._connections[entry]
+        self._connections[peer, wish, version] += 1
+        return self._connections[peer, wish, version]
 
     def contact(self, peer: ZoneId) -> None:
         """Nothing to note for a request that is allowed."""
@@ -69,30 +106,27 @@ class ListenerObserver:
             message=f"{operation} failed unexpectedly: {error!r}{place_of(error)}",
         )
 
-    def _refusal(
-        self, event: str, source: str, reason: str, message: str, peer: ZoneId | None = None
-    ) -> None:
-        dropped = self._take(source, reason)
-        if dropped is None:
-            return
-        self.journal.warning(event, peer=peer, source=source, reason=reason, message=message, dropped=dropped)
-        try:
-            self.audit.record(event, "denied", source=source, reason=reason, detail=message, dropped=dropped)
-        except BsfgError as error:
-            self.journal.error("request_failed", message=error.message)
+    def tell_counts(self) -> None:
+        """One line and one record for each source and reason of which more were refused than were told singly."""
+        for key, count in self._refusals.ended(self.monotonic()):
+            message = f"{count} more of {printable(key.source)} were refused: {printable(key.reason)}"
+            self.journal.warning(
+                key.event, source=key.source, reason=key.reason, message=message, count=count
+            )
+            self.audit.note(key.event, "denied", source=key.source, reason=key.reason, count=count)
 
-    def _take(self, source: str, reason: str) -> int | None:
-        """Whether a line may be written: how many were dropped before it, or None if it may not."""
-        key, now = (source.rpartition(":")[0] or source, reason), time.monotonic()
-        if key not in self._allowances and len(self._allowances) >= KEYS_MAX:
-            self._allowances.clear()
-        allowance = self._allowances.setdefault(key, _Allowance(now))
-        dropped = 0
-        if now - allowance.began > MINUTE_SECONDS:
-            dropped = allowance.dropped
-            allowance = self._allowances[key] = _Allowance(now)
-        if allowance.written >= LINES_PER_MINUTE:
-            allowance.dropped += 1
-            return None
-        allowance.written += 1
-        return dropped
+    def _refusal(self, key: RefusalKey, message: str, *, source: str, **details: Any) -> None:
+        if self._refusals.take(key, self.monotonic()) is None:
+            return
+        peer = details.get("peer")
+        self.journal.warning(key.event, peer=peer, source=source, reason=key.reason, message=message)
+        self.audit.note(key.event, "denied", source=source, reason=key.reason, detail=message, **details)
+
+
+def _host(address: str) -> str:
+    """An address without its port: a new connection is no new source."""
+    return address.rpartition(":")[0] or address
+
+
+def _named(wish: ReadStream | ReadArtifact) -> dict[str, str]:
+    return {"stream": wish.stream} if isinstance(wish, ReadStream) else {"artifact_type": wish.artifact_type}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from bsfg.daemon.local_guards import (
     BODY_BYTES_MAX,
@@ -105,20 +105,21 @@ def build_tcp_application(
     host_names: Collection[str] = (),
     further: Sequence[web.RouteDef] = (),
     page: Sequence[web.RouteDef] = (),
+    scraped: Callable[[str], None] = lambda agent: None,
 ) -> web.Application:
     """The application for the ``local:`` listener.
 
     ``/metrics``, ``/live`` and ``/ready`` need no token, and ``page`` has sessions of its own; every other route
     exists only where there is a token, and demands it as ``Authorization: Bearer``. A request must be addressed to an
-    IP address, ``localhost`` or one of ``host_names``, so that no web page can reach it under a name of its own. Raises
-    ``configuration`` for an empty token.
+    IP address, ``localhost`` or one of ``host_names``, so that no web page can reach it under a name of its own.
+    ``scraped`` is told who asked for the metrics. Raises ``configuration`` for an empty token.
     """
     if token == "":
         raise BsfgError(
             Code.CONFIGURATION, "the local token is empty", hint="put a token in local_token_file"
         )
     application = _application(require_known_host(frozenset(host_names)))
-    application.router.add_get("/metrics", _metrics_route(metrics))
+    application.router.add_get("/metrics", _metrics_route(metrics, scraped))
     application.router.add_get("/live", _state_route(lambda: True))
     application.router.add_get("/ready", _state_route(is_ready))
     application.router.add_routes(page)
@@ -137,8 +138,9 @@ def _application(guard: Any) -> web.Application:
     )
 
 
-def _metrics_route(metrics: Callable[[], bytes]) -> Handler:
+def _metrics_route(metrics: Callable[[], bytes], scraped: Callable[[str], None]) -> Handler:
     async def route(request: web.Request) -> web.StreamResponse:
+        scraped(request.headers.get(hdrs.USER_AGENT, ""))
         return web.Response(
             body=metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )

@@ -13,7 +13,6 @@ from bsfg import __version__
 from bsfg.config.describe import describe
 from bsfg.core.conversation import Woken
 from bsfg.core.link_state import Link, Phase
-from bsfg.daemon.caller import caller
 from bsfg.daemon.decisions import Decisions
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.links import require
@@ -64,6 +63,7 @@ class Operations(StreamOperations):
             "health": "degraded" if problems else "ok",
             "problems": problems + gateway.parts.artifacts.notices(),
             "warnings": warnings_of(gateway, self._timeline),
+            "reload_error": gateway.reload_error,
             "version": __version__,
             "started_at": format_time(gateway.started_at),
             "durability": zone.durability.value,
@@ -255,7 +255,7 @@ class Operations(StreamOperations):
         zone = self._known_peer(peer)
         partition = await self.gateway.parts.partitions.end(zone, "operator")
         self.gateway.parts.audit.record(
-            "admin.reconcile", "allowed", peer=zone, by=caller(), was_partitioned=partition is not None
+            "admin.reconcile", "allowed", peer=zone, was_partitioned=partition is not None
         )
         return {"peer": zone, "was_partitioned": partition is not None}
 
@@ -272,10 +272,18 @@ class Operations(StreamOperations):
         return await self._decisions.accept_epoch(peer, stream, start, init_timestamp, reason, dry_run)
 
     async def rewind(
-        self, peer: str, stream: str, *, to: int, reason: str, accept_differences: bool, dry_run: bool
+        self,
+        peer: str,
+        stream: str,
+        *,
+        to: int,
+        reason: str,
+        accept_differences: bool,
+        dry_run: bool,
+        purpose: str = "rewind",
     ) -> dict[str, Any]:
         self._refuse_partitioned(self._known_peer(peer))
-        return await self._decisions.rewind(peer, stream, to, reason, accept_differences, dry_run)
+        return await self._decisions.rewind(peer, stream, to, reason, accept_differences, dry_run, purpose)
 
     async def abort_rewind(self, peer: str, stream: str, *, reason: str) -> dict[str, Any]:
         return await self._decisions.abort_rewind(peer, stream, reason)

@@ -33,6 +33,7 @@ class PeerTable:
     journal: FilteringBoundLogger
     became_reachable: Callable[[ZoneId], None]
     _entries: dict[ZoneId, _Entry] = field(default_factory=dict)
+    _closing: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def apply(self, peers: Mapping[ZoneId, PeerConfig], partitioned: Iterable[ZoneId]) -> None:
         """Have exactly the authorized of these peers; one whose entry changed gets a new client."""
@@ -62,8 +63,15 @@ class PeerTable:
             monitor.silent(error)
 
     def partition(self, peer: ZoneId, is_partitioned: bool) -> None:
-        if monitor := self.monitor(peer):
-            monitor.partitioned(is_partitioned)
+        entry = self._entries.get(peer)
+        if entry is None:
+            return
+        entry.monitor.partitioned(is_partitioned)
+        if is_partitioned:
+            # No connection that we opened stays, idle ones neither (runbook 8.1).
+            closing = asyncio.create_task(entry.client.close(), name=f"closing connections to {peer}")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def stop(self) -> None:
         for peer in list(self._entries):

@@ -86,6 +86,7 @@ LOG_EVENTS: Final = {
     "store_filling": "a local stream comes near its max_bytes; when it is full, appends are refused",
     "message_index": "the index of a stream's message ids is made anew, or does not follow",
     "embedded_server": "the embedded nats-server changed its state",
+    "audit_stream_behind": "audit records wait to become facts of the audit stream",
     "notify_available": "a peer advises that a stream has more",
     "disk_full": "the disk of data/ is full; appends are refused",
     "disk_freed": "the disk of data/ has space again",

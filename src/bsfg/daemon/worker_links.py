@@ -167,7 +167,7 @@ class WorkerLinks:
         self._order_all()
 
     def store_returned(self) -> None:
-        """See ``running_link.Links.store_returned``."""
+        """See ``running_link.Links.store_returned``; a worker that is starting reads every end anyway."""
         for remote in self._links.values():
             remote.tell(StoreDoubted())
 

@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from bsfg.core.backoff import Backoff
 from bsfg.core.conversation import Event
+from bsfg.daemon.journal import place_of
 from bsfg.daemon.worker_channel import Channel
 from bsfg.daemon.worker_words import Answer, Ask, Beat, Beginning, Orders, Report, Snapshot, Stop, Taken
 from bsfg.errors import BsfgError, Code
@@ -198,6 +199,9 @@ class WorkerProcess:
             self.send(self.owner.beginning(self.index))
             self.order()
             cause = await self._attend(channel)
+        except Exception as error:
+            # The gateway's side of a worker must outlive a fault of ours, or nobody would start it again.
+            cause = f"can't be attended to: {error!r}{place_of(error)}"
         finally:
             title = self.title
             await self._bury(process)

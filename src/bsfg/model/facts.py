@@ -69,6 +69,11 @@ class Facts(Sequence[Fact]):
         first = bisect_right(self.sequences, sequence)
         return self[first:] if first else self
 
+    def through(self, sequence: int) -> Facts:
+        """The facts up to this sequence, and with it."""
+        end = bisect_right(self.sequences, sequence)
+        return self[:end] if end < len(self.sequences) else self
+
     def without(self, sequences: Set[int]) -> Facts:
         """The facts but those with these sequences."""
         if not sequences or sequences.isdisjoint(self.sequences):

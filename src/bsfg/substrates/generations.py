@@ -20,6 +20,7 @@ from bsfg.model.cursor import Cursor, Init, LinkName, LinkRecord
 from bsfg.model.fact import digest
 from bsfg.model.moment import NANOSECONDS
 from bsfg.model.names import BUCKET_LINKS, inbound_physical, link_key, parse_stream, parse_zone
+from bsfg.ports import InboundLog
 from bsfg.substrates.control import Control
 from bsfg.substrates.epochs import write_metadata
 from bsfg.substrates.inbound_log import BUCKET_BUILDS, BUILDING_KEY, JetStreamInboundLog, is_building
@@ -175,10 +176,7 @@ class JetStreamGenerations:
     async def open(self, link: LinkName, plan: Plan) -> JetStreamInboundLog:
         """The log of the generation that is being built; its stream exists, and its record says where it starts."""
         log = self.inbound.building(plan.generation)
-        await log.provision(link)
-        position = await log.locate(link)
-        if position.record is None and position.fence.local_sequence == 0:
-            await log.save_record(link, plan.record(position.fence.created))
+        await begin_log(log, link, plan)
         return log
 
     async def complete(self, link: LinkName, generation: int) -> None:
@@ -294,7 +292,7 @@ class JetStreamGenerations:
             message = await self._message_from(name, sequence)
             if message is None:
                 return None
-            fact = _coordinates(message, link, generation)
+            fact = coordinates(message, link, generation)
             if fact.epoch is not None:
                 return fact
             sequence = message.sequence + 1
@@ -309,6 +307,14 @@ class JetStreamGenerations:
                 return None
             raise
         return stored_message(answer["message"])
+
+
+async def begin_log(log: InboundLog, link: LinkName, plan: Plan) -> None:
+    """The stream of what is being built exists, and its record says where it starts; what has begun stays as it is."""
+    await log.provision(link)
+    position = await log.locate(link)
+    if position.record is None and position.fence.local_sequence == 0:
+        await log.save_record(link, plan.record(position.fence.created))
 
 
 def _planned_link(key: str) -> LinkName | None:
@@ -331,10 +337,11 @@ def _inbound_fact(frame: Any, link: LinkName, generation: int) -> InboundFact:
     message = StoredMessage(
         seen["local_sequence"], seen["subject"], seen["time"], frame.header, frame.payload
     )
-    return _coordinates(message, link, generation)
+    return coordinates(message, link, generation)
 
 
-def _coordinates(message: StoredMessage, link: LinkName, generation: int) -> InboundFact:
+def coordinates(message: StoredMessage, link: LinkName, generation: int) -> InboundFact:
+    """A message by its coordinates at the origin; None for each where this gateway did not write it."""
     try:
         origin, fact = origin_fact(message, link, generation)
     except ValueError:

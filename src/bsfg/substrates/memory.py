@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 
@@ -27,6 +28,7 @@ from bsfg.model.names import (
 from bsfg.model.page import LogDescription, LogSlice, PageLimits
 from bsfg.ports import Clock, Confirmed
 from bsfg.substrates.epochs import EPOCH_CREATED_KEY, EPOCH_KEY, EpochBegan
+from bsfg.substrates.inbound_log import BUILDING_KEY
 from bsfg.substrates.inbound_tip import Tip, read_tip
 from bsfg.substrates.jetstream_answers import fact_of
 from bsfg.substrates.memory_stream import MemoryStream, raw_header
@@ -68,6 +70,9 @@ class MemoryZone:
         """The stored link records, as bytes, so that a test can spoil or delete them."""
         self._revisions: dict[LinkName, tuple[bytes | None, int]] = {}
         """The record as it was last seen, and its revision."""
+        self._build_records: dict[LinkName, bytes] = {}
+        self._build_revisions: dict[LinkName, tuple[bytes | None, int]] = {}
+        self._built: int | None = None
 
     # What happens to a store from outside.
 
@@ -82,28 +87,33 @@ class MemoryZone:
 
     def put(self, jetstream_stream: str, subject: str, headers: bytes, payload: bytes) -> int:
         """Any message in any stream, with its raw NATS header; returns its sequence."""
-        return self._stream(jetstream_stream).put(subject, headers, payload, self._clock.now())
+        return self.stream(jetstream_stream).put(subject, headers, payload, self._clock.now())
 
     def messages(self, jetstream_stream: str) -> list[StoredMessage]:
         """Everything that a stream holds, in order."""
-        return list(self._stream(jetstream_stream).messages.values())
+        return list(self.stream(jetstream_stream).messages.values())
 
     def delete(self, jetstream_stream: str, sequence: int) -> None:
-        self._stream(jetstream_stream).delete(sequence)
+        self.stream(jetstream_stream).delete(sequence)
 
     def purge(self, jetstream_stream: str, below: int | None = None) -> None:
-        self._stream(jetstream_stream).purge(below)
+        self.stream(jetstream_stream).purge(below)
+
+    def forget_record(self, link: LinkName) -> None:
+        """The link record is gone, as if it never was."""
+        self.records.pop(link, None)
+        self._revisions.pop(link, None)
 
     def lose_tail(self, jetstream_stream: str, last: int) -> None:
         """A power cut: what lies behind ``last`` was never written, and its sequences will be used again."""
-        stream = self._stream(jetstream_stream)
+        stream = self.stream(jetstream_stream)
         for sequence in [found for found in stream.messages if found > last]:
             stream.delete(sequence)
         stream.last_sequence = min(stream.last_sequence, last)
 
     def limit(self, jetstream_stream: str, max_bytes: int | None) -> None:
         """The stream takes no more than this."""
-        self._stream(jetstream_stream).max_bytes = max_bytes
+        self.stream(jetstream_stream).max_bytes = max_bytes
 
     def drop(self, jetstream_stream: str) -> None:
         """The stream is gone, with all that it held."""
@@ -168,16 +178,38 @@ class MemoryZone:
 
     # InboundLog
 
+    def building(self, generation: int) -> MemoryZone:
+        """The same store bound to a generation that is being built, with a link record of its own."""
+        bound = copy.copy(self)
+        bound.records, bound._revisions, bound._built = self._build_records, self._build_revisions, generation
+        return bound
+
+    async def in_force(self, link: LinkName) -> int | None:
+        """The generation that counts; None where the link has no complete one."""
+        return self._generation(link, self._record(link))
+
+    async def generations(self, link: LinkName) -> list[int]:
+        """The generations of the link that exist, complete or not, in order."""
+        return self._generations(link)
+
+    async def record(self, link: LinkName) -> LinkRecord | None:
+        """The link record; None without one, or if it can't be read, which is reported."""
+        return self._record(link)
+
     async def provision(self, link: LinkName) -> None:
-        if not self._generations(link):
-            record = self._record(link)
-            generation = record.generation if record else 1
-            self._create(inbound_physical(link.peer, link.stream, generation), None)
+        record = self._record(link)
+        if self._generation(link, record) is None:
+            generation = self._built or (record.generation if record else 1)
+            made = self._create(inbound_physical(link.peer, link.stream, generation), None)
+            if self._built is not None:
+                made.metadata[BUILDING_KEY] = "yes"
 
     async def locate(self, link: LinkName) -> LocalPosition:
         record = self._record(link)
         generation = self._generation(link, record)
-        log = self._stream(inbound_physical(link.peer, link.stream, generation))
+        if generation is None:
+            raise BsfgError(Code.NOT_FOUND, f"link {link}: it has no inbound stream")
+        log = self.stream(inbound_physical(link.peer, link.stream, generation))
         tip = read_tip(log.last, link, generation) if log.last else Tip()
         return LocalPosition(
             fence=Fence(generation, log.created, log.last_sequence),
@@ -218,14 +250,15 @@ class MemoryZone:
         stream = self._streams[name] = MemoryStream(name, format_time(self._last_created), max_bytes)
         return stream
 
-    def _stream(self, name: str) -> MemoryStream:
+    def stream(self, name: str) -> MemoryStream:
+        """The stream of this name; ``NOT_FOUND`` without one."""
         try:
             return self._streams[name]
         except KeyError:
             raise BsfgError(Code.NOT_FOUND, f"stream {name}: stream not found") from None
 
     def _local(self, stream: StreamName) -> MemoryStream:
-        return self._stream(physical(stream))
+        return self.stream(physical(stream))
 
     def _epoch_of(self, stream: StreamName, log: MemoryStream) -> str:
         old = log.metadata.get(EPOCH_KEY)
@@ -258,13 +291,18 @@ class MemoryZone:
         tails = [name.removeprefix(prefix) for name in self._streams if name.startswith(prefix)]
         return sorted(int(tail) for tail in tails if tail.isdecimal())
 
-    def _generation(self, link: LinkName, record: LinkRecord | None) -> int:
+    def _generation(self, link: LinkName, record: LinkRecord | None) -> int | None:
+        """As the real log: the record's generation if it exists, else the highest that is complete."""
         existing = self._generations(link)
+        if self._built is not None:
+            return self._built if self._built in existing else None
         if record is not None and record.generation in existing:
             return record.generation
-        if not existing:
-            raise BsfgError(Code.NOT_FOUND, f"link {link}: it has no inbound stream")
-        return existing[-1]
+        for generation in reversed(existing):
+            log = self.stream(inbound_physical(link.peer, link.stream, generation))
+            if log.metadata.get(BUILDING_KEY) != "yes":
+                return generation
+        return None
 
     async def _wait(self, grown: asyncio.Event, seconds: float) -> None:
         waits = [asyncio.ensure_future(grown.wait()), asyncio.ensure_future(self._clock.sleep(seconds))]

@@ -38,7 +38,7 @@ _TIMED_OUT: Final = 408
 _CONFLICT: Final = 409
 _HEARTBEAT: Final = 100
 _OVERLAPPING: Final = "Requests Pending"
-_OVER_BYTES: Final = "Message Size Exceeds MaxBytes"
+OVER_BYTES: Final = "Message Size Exceeds MaxBytes"
 
 
 _NO_FACTS: Final = Facts([], [], [], [], [])
@@ -120,7 +120,7 @@ class PullConsumer:
         ``SubstrateUnavailable`` when the store does not answer.
         """
         runs, status = await self._exchange({"batch": batch, "max_bytes": bytes_max}, wait_seconds)
-        if status is not None and status[1] == _OVER_BYTES and not runs and at_least_one:
+        if status is not None and status[1] == OVER_BYTES and not runs and at_least_one:
             runs, status = await self._exchange({"batch": 1}, 0.0)
         is_end = self._judge(status)
         return Pulled(*self._facts(runs), is_end)
@@ -192,7 +192,7 @@ class PullConsumer:
         code, description = status
         if code in (_NO_MESSAGES, _TIMED_OUT) and description != _OVERLAPPING:
             return True
-        if code == _CONFLICT and description == _OVER_BYTES:
+        if code == _CONFLICT and description == OVER_BYTES:
             return False
         if code == NO_RESPONDERS:
             raise ConsumerLost("the consumer is gone")
@@ -202,27 +202,37 @@ class PullConsumer:
         """The facts of one pull. Nothing was lost if the consumer counted as many as came: looked at once a page."""
         if not runs:
             return _NO_FACTS, 0
+        places = self._places(runs)
+        parts = [_columns(run, place, self._subjects) for run, place in zip(runs, places, strict=True)]
+        return Facts.joined(parts), places[-1].pending
+
+    def _places(self, runs: list[Messages]) -> list[Delivered]:
+        """Where the messages of one pull stand; ConsumerLost if any of them did not come."""
         try:
-            parts = [_columns(run, self._subjects) for run in runs]
+            places = [delivered(run) for run in runs]
         except ValueError:
             raise SubstrateUnavailable(
                 f"reading {self._stream}: an acknowledgement subject we can't read"
             ) from None
         self._consumer_sequence += self._came
-        if parts[-1].consumer_sequence != self._consumer_sequence:
+        if places[-1].consumer_sequence != self._consumer_sequence:
             raise ConsumerLost("a message was lost on its way from the server")
-        return Facts.joined([part.facts for part in parts]), parts[-1].pending
+        return places
 
 
-class _Part(NamedTuple):
-    facts: Facts
+class Delivered(NamedTuple):
+    """What the control lines of one run say, in columns."""
+
+    subjects: list[bytes]
+    sequences: list[int]
+    times: list[int]
     consumer_sequence: int
     """Of the last of them."""
     pending: int
 
 
-def _columns(run: Messages, subjects: _Subjects) -> _Part:
-    """The facts of one run: the control lines of all are taken apart at once; ValueError if they can't be."""
+def delivered(run: Messages) -> Delivered:
+    """The control lines of a run of messages, all taken apart at once; ValueError if they can't be."""
     count = len(run.lines)
     tokens = b" ".join(run.lines).split(b" ")
     width = _HMSG_TOKENS if run.headers else _MSG_TOKENS
@@ -233,14 +243,24 @@ def _columns(run: Messages, subjects: _Subjects) -> _Part:
     if not is_regular or numbers[0::words].count(b"$JS") != count or numbers[1::words].count(b"ACK") != count:
         raise ValueError
     at = words - _numbers_from_right(words)
-    facts = Facts(
+    return Delivered(
+        tokens[1::width],
         list(map(int, numbers[at::words])),
-        list(map(subjects.__getitem__, tokens[1::width])),
         list(map(int, numbers[at + 2 :: words])),
-        list(map(allowed_headers, run.headers)) if run.headers else [b""] * count,
+        int(numbers[-words:][at + 1]),
+        int(numbers[-words:][at + 3]),
+    )
+
+
+def _columns(run: Messages, place: Delivered, subjects: _Subjects) -> Facts:
+    """The facts of one run."""
+    return Facts(
+        place.sequences,
+        list(map(subjects.__getitem__, place.subjects)),
+        place.times,
+        list(map(allowed_headers, run.headers)) if run.headers else [b""] * len(run.lines),
         run.payloads,
     )
-    return _Part(facts, int(numbers[-words:][at + 1]), int(numbers[-words:][at + 3]))
 
 
 def _numbers_from_right(words: int) -> int:

@@ -41,8 +41,8 @@ class AccessSnapshot:
         until = self.partitions[peer]
         return until is None or now < until
 
-    def demand(self, peer: ZoneId, wish: ReadStream | ReadArtifact | None, now: int) -> None:
-        """Raises ``partitioned`` or what :func:`decide` denies; returns only for what is allowed at this moment."""
+    def demand(self, peer: ZoneId, wish: ReadStream | ReadArtifact | None, now: int) -> str:
+        """Raises ``partitioned`` or what :func:`decide` denies; the rule by which it is allowed at this moment."""
         verdict = decide(self.policies.get(peer), wish)
         if isinstance(verdict, Denied) and verdict.code is Code.PEER_UNKNOWN:
             raise peer_unknown()
@@ -50,6 +50,7 @@ class AccessSnapshot:
             raise partitioned(peer)
         if isinstance(verdict, Denied):
             raise stream_denied(wish.stream) if isinstance(wish, ReadStream) else artifact_denied()
+        return verdict.rule
 
 
 class Access:
@@ -104,6 +105,8 @@ class PeerCaller:
         self._certificate = certificate
         self._generation = access.current.generation
         self._peer = access.current.trust.verify_caller(certificate, clock.now()).zone
+        self.allowed: dict[ReadStream | ReadArtifact, str] = {}
+        """What this request was allowed to read, each with its rule: for the audit."""
 
     @property
     def peer(self) -> ZoneId:
@@ -121,7 +124,9 @@ class PeerCaller:
         self._generation = snapshot.generation
         if snapshot.trust.verify_caller(self._certificate, now).zone != self._peer:
             raise peer_unknown("identity_moved")
-        snapshot.demand(self._peer, wish, now)
+        rule = snapshot.demand(self._peer, wish, now)
+        if wish is not None:
+            self.allowed[wish] = rule
 
     async def changed(self) -> None:
         """Returns once the access may no longer be the one that the last demand saw, and at the latest after

@@ -7,7 +7,6 @@ so a limit of our own never makes a peer look slow, and a transfer takes at most
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -157,7 +156,7 @@ class HttpArtifactClient:
 
 
 class _RateWatch:
-    """Gives up a peer that is silent or slower than the least rate."""
+    """Gives up a peer that is slower than the least rate."""
 
     def __init__(self, pace: Pace, clock: Clock) -> None:
         self._pace = pace
@@ -167,25 +166,18 @@ class _RateWatch:
 
     async def await_piece(self, awaiting: Await, response: aiohttp.ClientResponse) -> bytes | None:
         """What comes next; None or empty at the end."""
-        began, piece, is_late = self._clock.monotonic(), None, False
+        began, piece = self._clock.monotonic(), None
         try:
-            async with asyncio.timeout(max(0.0, self._pace.window_seconds - self._waited)):
-                piece = await awaiting(response.content.readany())
-        except TimeoutError:
-            is_late = True
-        self._waited += self._clock.monotonic() - began
-        self._came += len(piece or b"")
-        if is_late or self._came < self._least():
-            raise self._too_slow()
+            # Silence ends by the limits of the exchange; a wait that were cut short here could lose what just came.
+            piece = await awaiting(response.content.readany())
+        finally:
+            self._waited += self._clock.monotonic() - began
+            self._came += len(piece or b"")
         if self._waited >= self._pace.window_seconds:
+            if self._came < self._pace.bytes_per_second_min * self._waited:
+                raise self._too_slow()
             self._waited, self._came = 0.0, 0
         return piece
-
-    def _least(self) -> float:
-        """Bytes that must have come by the end of the window; before it nothing is judged."""
-        if self._waited < self._pace.window_seconds:
-            return 0
-        return self._pace.bytes_per_second_min * self._waited
 
     def _too_slow(self) -> PeerUnreachable:
         return PeerUnreachable(

@@ -12,6 +12,7 @@ import aiohttp
 
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import Cursor
+from bsfg.model.digests import DigestAnswer, DigestCall
 from bsfg.model.moment import parse_time
 from bsfg.model.names import StreamName, parse_stream, printable
 from bsfg.model.page import FetchRequest, Page
@@ -27,6 +28,7 @@ from bsfg.transport.client_connection import (
     Question,
 )
 from bsfg.transport.compression import ZSTD, InflatingReader, compressed_bytes_max, inflate
+from bsfg.transport.digest_answer import DIGESTS_BYTES_MAX, DIGESTS_WAIT_SECONDS, parse_digest_answer
 from bsfg.transport.page_check import bad_answer
 from bsfg.transport.page_codec import (
     BINARY_TYPE,
@@ -40,12 +42,14 @@ from bsfg.transport.page_codec import (
     frame_bytes_max,
 )
 from bsfg.transport.resolver import NameResolver
+from bsfg.transport.view_codec import VIEW_BYTES_MAX, parse_view
 from bsfg.transport.wire import (
     CODES_TO_PEERS,
     EPOCH_PATTERN,
     PROTOCOL_VERSIONS,
     SEQUENCE_MAX,
     confirm_body,
+    digests_body,
     fetch_body,
     notify_body,
     strict_json,
@@ -162,12 +166,28 @@ class HttpPeerClient:
             raise bad_answer(f"it confirms {confirmed}, less than {cursor.sequence}")
         return confirmed
 
+    async def digests(self, call: DigestCall) -> DigestAnswer:
+        """See ``ports.DigestSource.digests``."""
+        question = Question(
+            method="POST",
+            path="/v1/digests",
+            body=digests_body(call),
+            accepts={JSON_TYPE: DIGESTS_BYTES_MAX},
+            wait_seconds=DIGESTS_WAIT_SECONDS,
+        )
+        return parse_digest_answer(call, _fields(_json(await self._ask(question))))
+
     async def notify(self, stream: StreamName, head: int) -> None:
         """See ``ports.PeerClient.notify``."""
         question = Question(method="POST", path="/v1/notify", body=notify_body(stream, head))
         answer = await self._connection.ask(question)
         if answer.status != NO_CONTENT:
             raise refusal(answer, f"peer {self._endpoint.peer} refuses POST {question.path}")
+
+    async def view(self) -> dict[str, Any]:
+        """See ``ports.PeerClient.view``."""
+        question = Question(method="GET", path="/v1/view", accepts={JSON_TYPE: VIEW_BYTES_MAX})
+        return parse_view(_json(await self._ask(question)))
 
     async def _ask(self, question: Question) -> Answer:
         answer = await self._connection.ask(question)

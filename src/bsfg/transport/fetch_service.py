@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from bsfg.errors import BsfgError, Code, SubstrateUnavailable
+from bsfg.errors import BsfgError
 from bsfg.model.cursor import Cursor
 from bsfg.model.fact import digest
 from bsfg.model.moment import format_time
@@ -21,7 +21,6 @@ from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import Agreement, FetchRequest, LogDescription, LogSlice, Page, PageLimits
 from bsfg.model.policy import ReadStream
 from bsfg.ports import Clock, Confirmations, Confirmed, ExportedLog
-from bsfg.transport.access import stream_denied
 from bsfg.transport.agreement import (
     agreement_on,
     history_mismatch,
@@ -30,31 +29,11 @@ from bsfg.transport.agreement import (
     must_not_be_ahead,
 )
 from bsfg.transport.page_codec import continued
+from bsfg.transport.served_log import Caller, NotHere, describe, in_time, read_while_allowed
 from bsfg.transport.wire import ConfirmCall, FetchCall
 
-STORE_SECONDS_MAX: Final = 3.0
-"""How long the local store may take, beyond the wait that was asked for."""
 PAGES_SECONDS_MAX: Final = 30.0
 """No further page of an answer is begun after this; the receiver asks again."""
-
-_T = TypeVar("_T")
-
-
-class Caller(Protocol):
-    """The peer behind one request, whose permission can end at any moment."""
-
-    @property
-    def peer(self) -> ZoneId: ...
-
-    @property
-    def streams(self) -> frozenset[StreamName]:
-        """The streams that the caller may read now."""
-
-    def demand(self, wish: ReadStream) -> None:
-        """Raises the contract's refusal unless the caller is verified, served and allowed this right now."""
-
-    async def changed(self) -> None:
-        """Returns once the access may no longer be the one that the last demand saw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,20 +98,20 @@ class FetchService:
             description = await self._describe(call.stream)
             must_be_same_history(call.epoch, description)
             must_not_be_ahead(call.sequence, description)
-            known = await _in_time(self._confirmations.load(caller.peer, call.stream))
+            known = await in_time(self._confirmations.load(caller.peer, call.stream))
             if known is not None and known.epoch == call.epoch and call.sequence < known.sequence:
                 return known.sequence
             await self._must_be_our_fact(call, known)
             caller.demand(ReadStream(call.stream))
             confirmed = Confirmed(call.epoch, call.sequence, call.digest, self._clock.now())
-            await _in_time(self._confirmations.save(caller.peer, call.stream, confirmed))
+            await in_time(self._confirmations.save(caller.peer, call.stream, confirmed))
         return call.sequence
 
     async def streams(self, caller: Caller) -> list[dict[str, Any]]:
         """What the caller may read and what of it exists, in the order of names."""
         rows = []
         for stream in sorted(caller.streams):
-            with contextlib.suppress(_NotHere):
+            with contextlib.suppress(NotHere):
                 rows.append(_row(await self._describe(stream)))
         allowed = caller.streams
         return [row for row in rows if row["stream"] in allowed]
@@ -142,7 +121,7 @@ class FetchService:
         if request.after is None:
             assert request.start is not None
             resolving = self._log.resolve_start(request.stream, request.start, self._clock.now())
-            return _Agreed(description, Agreement.EPOCH, await _in_time(resolving))
+            return _Agreed(description, Agreement.EPOCH, await in_time(resolving))
         must_be_same_history(request.after.epoch, description)
         must_not_be_ahead(request.after.scanned_through, description)
         agreement = await self._agreement(peer, request.stream, request.after)
@@ -153,9 +132,9 @@ class FetchService:
     async def _agreement(self, peer: ZoneId, stream: StreamName, after: Cursor) -> Agreement:
         if after.sequence is None:
             return Agreement.EPOCH
-        fact = await _in_time(self._log.fact_at(stream, after.sequence))
+        fact = await in_time(self._log.fact_at(stream, after.sequence))
         ours = None if fact is None else digest(fact)
-        known = None if fact else await _in_time(self._confirmations.load(peer, stream))
+        known = None if fact else await in_time(self._confirmations.load(peer, stream))
         agreement = agreement_on(after, ours, known)
         if agreement is None:
             raise history_mismatch(stream, f"the fact at sequence {after.sequence} is another one here")
@@ -185,7 +164,7 @@ class FetchService:
 
     async def _must_be_our_fact(self, call: ConfirmCall, known: Confirmed | None) -> None:
         """A digest is only kept if it is that of our fact, where we can still tell: later it decides alone."""
-        fact = await _in_time(self._log.fact_at(call.stream, call.sequence))
+        fact = await in_time(self._log.fact_at(call.stream, call.sequence))
         cursor = Cursor(call.epoch, call.sequence, call.digest, call.sequence)
         if agreement_on(cursor, None if fact is None else digest(fact), known) is None:
             raise history_mismatch(call.stream, f"the fact at sequence {call.sequence} is another one here")
@@ -199,7 +178,7 @@ class FetchService:
         return await self._page(caller, page.stream, agreed, limits)
 
     async def _page(self, caller: Caller, stream: StreamName, agreed: _Agreed, limits: PageLimits) -> Page:
-        seen = await self._read_while_allowed(caller, stream, agreed.start_sequence - 1, limits)
+        seen = await read_while_allowed(self._log, caller, stream, agreed.start_sequence - 1, limits)
         log, agreement = await self._agree_again(caller.peer, agreed, seen)
         caller.demand(ReadStream(stream))
         return Page(
@@ -216,53 +195,8 @@ class FetchService:
             pending_bytes=_pending_bytes(seen.pending, log),
         )
 
-    async def _read_while_allowed(
-        self, caller: Caller, stream: StreamName, after: int, limits: PageLimits
-    ) -> LogSlice:
-        """The read, given up at once when a change of the access takes the permission away (I34)."""
-        reading = asyncio.ensure_future(self._log.read(stream, after, limits))
-        seconds = limits.wait_seconds + STORE_SECONDS_MAX
-        try:
-            return await _in_time(_while_allowed(reading, caller, ReadStream(stream)), seconds)
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-
     async def _describe(self, stream: StreamName) -> LogDescription:
-        try:
-            return await _in_time(self._log.describe(stream))
-        except BsfgError as error:
-            if error.code is Code.NOT_FOUND:
-                raise _NotHere(stream) from error
-            raise
-
-
-class _NotHere(BsfgError):
-    """An allowed stream does not exist; to the peer this is the same as a denied one."""
-
-    def __init__(self, stream: StreamName) -> None:
-        denied = stream_denied(stream)
-        super().__init__(denied.code, denied.message, hint=denied.hint, **denied.details)
-
-
-async def _while_allowed(reading: asyncio.Future[_T], caller: Caller, wish: ReadStream) -> _T:
-    while not reading.done():
-        changing = asyncio.ensure_future(caller.changed())
-        waited_for: set[asyncio.Future[Any]] = {reading, changing}
-        try:
-            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            changing.cancel()
-        caller.demand(wish)
-    return await reading
-
-
-async def _in_time(answer: Awaitable[_T], seconds: float = STORE_SECONDS_MAX) -> _T:
-    try:
-        async with asyncio.timeout(seconds):
-            return await answer
-    except TimeoutError as error:
-        raise SubstrateUnavailable(f"the local store did not answer within {seconds:.0f} s") from error
+        return await describe(self._log, stream)
 
 
 def _pending_bytes(pending: int, description: LogDescription) -> int:

@@ -52,7 +52,7 @@ def inspect(path: Path, anchors_path: Path | None, crl_path: Path | None, now: i
         "key_type": key_type(leaf),
         "is_ca": is_authority(leaf),
         "fingerprint_sha256": view.fingerprint,
-        "ocsp": _ocsp_addresses(leaf),
+        "ocsp": ocsp_addresses(leaf),
         "crl_distribution_points": _crl_addresses(leaf),
         "chain": _chain_verdict(leaf, anchors, chain, now),
         "revocation": _revocation_verdict(anchors, chain, crl_path, now),
@@ -100,7 +100,8 @@ def _shown(name: x509.GeneralName) -> str:
     return f"{_NAME_KINDS.get(type(name), type(name).__name__)}:{name.value}"
 
 
-def _ocsp_addresses(certificate: x509.Certificate) -> list[str]:
+def ocsp_addresses(certificate: x509.Certificate) -> list[str]:
+    """The URLs of the responders that the certificate names."""
     try:
         access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
     except x509.ExtensionNotFound:

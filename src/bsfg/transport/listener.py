@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
 from bsfg.errors import BsfgError, Code
-from bsfg.model.names import printable
+from bsfg.model.names import ZoneId, printable
 from bsfg.ports import Clock
 from bsfg.transport.access import Access, PeerCaller
 from bsfg.transport.answers import error_response, remove_banner
@@ -38,6 +38,8 @@ HEADERS_MAX: Final = 64
 _CALLER: Final = web.RequestKey("caller", PeerCaller)
 _DEADLINE: Final = web.RequestKey("deadline", asyncio.Timeout)
 _OPERATION: Final = web.RequestKey("operation", str)
+_CLOSES: Final = frozenset({Code.IDENTITY_REJECTED, Code.PEER_UNKNOWN, Code.PARTITIONED, Code.TOO_LARGE})
+"""What ends the connection with its answer."""
 _REQUEST_ID: Final = web.RequestKey("request_id", str)
 
 # aiohttp logs a traceback for every malformed request; a stranger's bytes are answered, and make no noise.
@@ -65,12 +67,15 @@ class PeerListener:
         observer: TransportObserver,
         clock: Clock,
         limits: ListenerLimits | None = None,
+        told_partitioned: Callable[[ZoneId, str], None] = lambda peer, address: None,
     ) -> None:
+        """``told_partitioned`` hears of each peer that was told so, and of the far end of its connection."""
         self._access = access
         self._observer = observer
         self._clock = clock
         self._limits = limits or ListenerLimits()
         self._requests = Quota("requests", self._limits.requests_per_peer)
+        self._told_partitioned = told_partitioned
         self._runner = web.AppRunner(
             self._application(routes), handler_cancellation=True, shutdown_timeout=STOP_SECONDS_MAX
         )
@@ -112,12 +117,23 @@ class PeerListener:
         began = self._clock.monotonic()
         request[_REQUEST_ID] = secrets.token_hex(8)
         request[_OPERATION] = "other"
-        response = await self._answer(request, handler)
-        await self._send(request, response)
+        connection = request.transport
+        try:
+            response = await self._answer(request, handler)
+            await self._send(request, response)
+        finally:
+            self._tell_allowed(request, connection)
         if _CALLER in request:
             seconds = self._clock.monotonic() - began
             self._observer.served(request[_CALLER].peer, request[_OPERATION], seconds, response.status)
         return response
+
+    def _tell_allowed(self, request: web.Request, connection: object) -> None:
+        caller = request.get(_CALLER)
+        if caller is None or connection is None:
+            return
+        for wish, rule in caller.allowed.items():
+            self._observer.allowed(connection, caller.peer, wish, rule, request[_REQUEST_ID])
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
@@ -146,10 +162,12 @@ class PeerListener:
     def _refuse(self, request: web.Request, error: BsfgError) -> web.StreamResponse:
         if request.get(_CALLER) is None or error.code in (Code.IDENTITY_REJECTED, Code.PEER_UNKNOWN):
             reason = str(error.details.get("reason", error.code.label))
-            self._observer.identity_refused(_address(request), reason, error.message)
+            self._observer.identity_refused(
+                _address(request), reason, error.message, request[_REQUEST_ID]
+            )
         elif error.code in (Code.STREAM_DENIED, Code.ARTIFACT_DENIED):
             what = str(error.details.get("stream", request[_OPERATION]))
-            self._observer.denied(request[_CALLER].peer, error.code, what)
+            self._observer.denied(request[_CALLER].peer, error.code, what, request[_REQUEST_ID])
         return self._error(request, error)
 
     def _no_such_route(self, request: web.Request, error: web.HTTPException) -> web.StreamResponse:
@@ -173,8 +191,10 @@ class PeerListener:
 
     def _error(self, request: web.Request, error: BsfgError) -> web.StreamResponse:
         response = error_response(error, request[_REQUEST_ID])
-        if error.code in (Code.IDENTITY_REJECTED, Code.PEER_UNKNOWN, Code.TOO_LARGE):
+        if error.code in _CLOSES:
             response.force_close()
+        if error.code is Code.PARTITIONED and request.get(_CALLER) is not None:
+            self._told_partitioned(request[_CALLER].peer, _address(request))
         return response
 
     async def _send(self, request: web.Request, response: web.StreamResponse) -> None:

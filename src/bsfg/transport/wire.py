@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import Cursor, InitMode, parse_init_mode
+from bsfg.model.digests import PARTS_MAX, DigestCall
 from bsfg.model.moment import format_time
 from bsfg.model.names import StreamName, parse_stream, printable
 from bsfg.model.page import (
@@ -77,6 +78,7 @@ _AFTER_FIELDS: Final = frozenset({"epoch", "sequence", "digest", "scanned_throug
 _GAP_FIELDS: Final = frozenset({"from", "to"})
 _CONFIRM_FIELDS: Final = frozenset({"stream", "epoch", "sequence", "digest"})
 _NOTIFY_FIELDS: Final = frozenset({"stream", "head"})
+_DIGESTS_FIELDS: Final = frozenset({"stream", "epoch", "from", "to", "parts"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,21 @@ def parse_notify(body: bytes) -> NotifyCall:
     return NotifyCall(_stream(fields), _number(fields, "head", 0))
 
 
+def parse_digests(body: bytes) -> DigestCall:
+    """The request for digests in this body; more parts than there are at most become that many."""
+    fields = _object(_parse_json(body), "the request", _DIGESTS_FIELDS)
+    call = DigestCall(
+        stream=_stream(fields),
+        epoch=_matching(fields, "epoch", EPOCH_PATTERN),
+        first=_number(fields, "from", 1),
+        last=_number(fields, "to", 1),
+        parts=_clamped(fields, "parts", 1, 1, PARTS_MAX),
+    )
+    if call.first > call.last:
+        raise _invalid("the range ends before it begins")
+    return call
+
+
 def fetch_body(request: FetchRequest, pages: int = 1) -> bytes:
     """The body that asks for this; :func:`parse_fetch` reads it back."""
     fields: dict[str, Any] = {
@@ -167,6 +184,18 @@ def fetch_body(request: FetchRequest, pages: int = 1) -> bytes:
 def confirm_body(stream: StreamName, epoch: str, sequence: int, digest: str) -> bytes:
     """The body that confirms; :func:`parse_confirm` reads it back."""
     return json.dumps({"stream": stream, "epoch": epoch, "sequence": sequence, "digest": digest}).encode()
+
+
+def digests_body(call: DigestCall) -> bytes:
+    """The body that asks for digests; :func:`parse_digests` reads it back."""
+    fields = {
+        "stream": call.stream,
+        "epoch": call.epoch,
+        "from": call.first,
+        "to": call.last,
+        "parts": call.parts,
+    }
+    return json.dumps(fields).encode()
 
 
 def notify_body(stream: StreamName, head: int) -> bytes:

@@ -10,7 +10,7 @@ from tests.support.twin_link import INBOUND, NAME, STREAM, TwinLink
 from bsfg.core.conversation import PartitionBegan, PartitionEnded, StoreDoubted, Woken
 from bsfg.daemon import driver
 from bsfg.errors import BsfgError, Code, PeerUnreachable
-from bsfg.model.cursor import HaltReason, LinkState
+from bsfg.model.cursor import HaltReason, LinkName, LinkRecord, LinkState
 from bsfg.model.names import physical
 
 
@@ -260,3 +260,25 @@ async def test_what_a_store_has_lost_is_fetched_again_when_it_returns() -> None:
         twin.driver.tell(StoreDoubted())
         await twin.until(lambda: twin.stored() == [1, 2, 3])
         await twin.level(3)
+
+
+async def test_a_record_takes_the_place_of_the_one_that_was_read_and_of_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with TwinLink() as twin:
+        save, revisions = twin.receiver.save_record, []
+
+        async def noting(link: LinkName, record: LinkRecord, revision: int | None = None) -> int:
+            saved = await save(link, record, revision)
+            revisions.append((revision, saved))
+            return saved
+
+        monkeypatch.setattr(twin.receiver, "save_record", noting)
+        twin.publish(1, 2)
+        await twin.level(2)
+        assert revisions[0] == (0, 1)
+        await twin.restart()
+        twin.publish(3, 4)
+        twin.source.delete(physical(STREAM), 4)
+        await twin.until(lambda: len(revisions) > 1)
+        assert revisions[1] == (1, 2)

@@ -14,7 +14,8 @@ from bsfg.config.values import LogConfig, LogFormat
 from bsfg.daemon.audit import AuditLog
 from bsfg.daemon.gauges import GaugeReadings, families
 from bsfg.daemon.journal import open_journal
-from bsfg.daemon.listener_observer import LINES_PER_MINUTE, ListenerObserver
+from bsfg.daemon.listener_observer import ListenerObserver
+from bsfg.daemon.refusals import SINGLY_PER_MINUTE
 from bsfg.daemon.system import SystemClock
 from bsfg.daemon.telemetry import LOG_EVENTS, Telemetry
 from bsfg.errors import Code
@@ -94,15 +95,15 @@ def test_a_flood_of_refusals_is_counted_and_not_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     telemetry, path = Telemetry(), tmp_path / "audit.jsonl"
-    observer = ListenerObserver(
-        open_journal(LogConfig(), "plant-a"), AuditLog(path, SystemClock()), telemetry
-    )
+    audit = AuditLog(path, SystemClock())
+    observer = ListenerObserver(open_journal(LogConfig(), "plant-a"), audit, telemetry)
     for port in range(500):
         observer.handshake_failed(f"10.0.0.1:{port}", "unknown_ca", "who is that")
     observer.handshake_failed("10.0.0.2:1", "unknown_ca", "who is that")
     observer.denied(parse_zone("enterprise"), Code.STREAM_DENIED, "facts.secret")
-    assert len(capsys.readouterr().err.splitlines()) == LINES_PER_MINUTE + 2
-    assert len(path.read_bytes().splitlines()) == LINES_PER_MINUTE + 2
+    assert len(capsys.readouterr().err.splitlines()) == SINGLY_PER_MINUTE + 2
+    audit.close()
+    assert len(path.read_bytes().splitlines()) == SINGLY_PER_MINUTE + 2
     assert b'bsfg_tls_handshake_errors_total{reason="unknown_ca"} 501.0' in telemetry.exposition()
     assert b'bsfg_denied_total{kind="stream_denied"} 1.0' in telemetry.exposition()
 

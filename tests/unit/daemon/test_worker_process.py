@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import structlog
+from tests.support.behaved_worker import program
 from tests.support.twin_link import NAME
 
 from bsfg.config.limits import Limits
@@ -20,52 +20,26 @@ from bsfg.core.backoff import Backoff
 from bsfg.core.conversation import Woken
 from bsfg.daemon import worker_process
 from bsfg.daemon.system import SystemClock
-from bsfg.daemon.worker_process import Program, WorkerProcess
+from bsfg.daemon.worker_process import WorkerProcess
 from bsfg.daemon.worker_words import Beginning, Orders, Report
 from bsfg.errors import BsfgError, Code
-
-BEHAVED = """
-import asyncio, socket, sys, time
-from bsfg.daemon.worker_channel import Channel
-from bsfg.daemon.worker_words import *
-how = sys.argv[1]
-async def main():
-    channel = await Channel.over(socket.socket(fileno=int(sys.argv[2])))
-    assert type(await channel.receive()) is Beginning
-    async def report():
-        while True:
-            channel.send(Report())
-            await asyncio.sleep(0.05)
-    taken = 0
-    reporting = asyncio.create_task(report())
-    while (word := await channel.receive()) is not None:
-        if isinstance(word, Orders):
-            taken += 1
-            if how == "deaf" and taken > 1:
-                continue
-            channel.send(Taken(word.number))
-            if how == "silent":
-                reporting.cancel()
-            if how == "mad":
-                channel._writer.write(b"\\0\\0\\0\\1?")
-            if how == "ends":
-                sys.exit("it is enough")
-        if isinstance(word, Stop) and how != "stubborn":
-            return
-asyncio.run(main())
-"""
 
 
 @dataclass
 class Owner:
     reports: int = 0
     losses: list[str] = field(default_factory=list)
+    fault: Exception | None = None
+    """Raised once, by what is to be ordered."""
 
     def beginning(self, index: int) -> Beginning:
         nothing: Any = None
         return Beginning(index, Path("/"), nothing, (), None)
 
     def orders(self, index: int, number: int, known: Any) -> tuple[Orders, Any]:
+        fault, self.fault = self.fault, None
+        if fault is not None:
+            raise fault
         return Orders(number, None, {}, {}, {}, {}, Limits()), known
 
     def described(self, index: int) -> str:
@@ -89,8 +63,7 @@ async def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
 @asynccontextmanager
 async def running(how: str) -> AsyncIterator[tuple[WorkerProcess, Owner]]:
     owner, lines = Owner(), structlog.wrap_logger(None, processors=[_drop])
-    program = Program([sys.executable, "-c", BEHAVED, how], lambda is_first: {})
-    worker = WorkerProcess(0, program, owner, SystemClock(), lines, Backoff(0.05, 0.1))
+    worker = WorkerProcess(0, program(how), owner, SystemClock(), lines, Backoff(0.05, 0.1))
     task = asyncio.create_task(worker.run())
     try:
         yield worker, owner
@@ -137,6 +110,14 @@ async def test_one_that_fails_is_named_and_started_again(how: str, words: str) -
         assert "worker 1 (process" in owner.losses[0]
         assert "started again" in owner.losses[0]
         assert worker._starts > 1
+
+
+async def test_a_fault_of_ours_does_not_leave_its_links_without_a_worker() -> None:
+    async with running("well") as (worker, owner):
+        owner.fault = KeyError("nobody foresaw this")
+        await until(lambda: worker._is_up)
+        assert "can't be attended to: KeyError" in owner.losses[0]
+        assert worker._starts == 2
 
 
 async def test_one_that_does_not_take_its_orders_does_not_live_on() -> None:

@@ -216,6 +216,7 @@ async def test_a_record_that_can_not_be_read_is_told_and_its_bytes_stay(tmp_path
     record = next(path for path in (folder / "names").rglob("*") if path.is_file())
     record.write_text("{half")
     async with file_store(folder, reports=reports) as store:
+        assert await store.bytes_used() == 0
         assert await store.find(uri()) is None
         assert await store.has(reference(b"one").sha256)
         assert "can't be read" in reports[0]

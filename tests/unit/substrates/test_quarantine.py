@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -41,3 +44,18 @@ async def test_what_does_not_fit_is_refused_and_nothing_of_it_is_left(tmp_path: 
         await quarantine.put(LINK, "e1", FACT._replace(sequence=8, payload=b"x" * 600))
     assert refused.value.code is Code.QUOTA_EXCEEDED
     assert "e1-8" not in names_below(tmp_path)
+
+
+async def test_another_process_that_counts_the_room_is_waited_for(tmp_path: Path) -> None:
+    """The bound is the zone's, and several worker processes put facts here."""
+    quarantine = FileQuarantine(tmp_path / "quarantine", 10_000)
+    await quarantine.put(LINK, "e1", FACT)
+    descriptor = os.open(tmp_path / "quarantine", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    putting = asyncio.create_task(quarantine.put(LINK, "e1", FACT._replace(sequence=8)))
+    await asyncio.sleep(0.2)
+    assert not putting.done()
+    os.close(descriptor)
+    async with asyncio.timeout(5):
+        await putting
+    assert (tmp_path / "quarantine" / "enterprise" / "facts.operational" / "e1-8").exists()

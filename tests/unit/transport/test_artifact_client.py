@@ -315,6 +315,22 @@ async def test_a_few_bytes_now_and_then_are_given_up(pki: Pki) -> None:
     assert time.monotonic() - began < 2.0
 
 
+async def test_a_steady_peer_is_never_given_up(pki: Pki) -> None:
+    """Every window ends in the middle of a wait, and nothing of what comes just then is lost."""
+    content = bytes(range(256)) * 400
+
+    async def steady(writer: asyncio.StreamWriter, _request: str) -> None:
+        writer.write(head(len(content), more=""))
+        for start in range(0, len(content), 2_048):
+            writer.write(content[start : start + 2_048])
+            await writer.drain()
+            await asyncio.sleep(0.03)
+
+    reference = ArtifactReference(URI, SHA256, len(content))
+    async with answered_by(pki, steady) as (client, _):
+        assert await whole(client, reference=reference) == content
+
+
 async def test_silence_in_the_middle_is_given_up(pki: Pki) -> None:
     async def silent(writer: asyncio.StreamWriter, _request: str) -> None:
         writer.write(head(len(BYTES)) + BYTES[:100])

@@ -17,7 +17,7 @@ from bsfg.model.page import Agreement, FetchRequest, LogDescription, LogSlice, P
 from bsfg.model.policy import ReadStream
 from bsfg.ports import Confirmed
 from bsfg.substrates.memory import MemoryZone
-from bsfg.transport import fetch_service
+from bsfg.transport import served_log
 from bsfg.transport.access import stream_denied
 from bsfg.transport.fetch_service import FetchService
 from bsfg.transport.wire import ConfirmCall, FetchCall
@@ -501,7 +501,7 @@ async def test_a_store_that_does_not_answer_is_unavailable(
     async def never(*arguments: Any) -> Any:
         await asyncio.sleep(60)
 
-    monkeypatch.setattr(fetch_service, "STORE_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(served_log, "STORE_SECONDS_MAX", 0.05)
     cursor = await house.cursor(4)
     house.zone.read = never  # type: ignore[method-assign]
     assert isinstance(await refusal(house.fetch(after=cursor)), SubstrateUnavailable)

@@ -1,0 +1,92 @@
+"""Where runs of the checks are kept: ``data/bringup/<run>/record.json``, each old or new and never mixed (I6)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from bsfg.checks.model import RunRecord
+from bsfg.checks.record import RECORD_BYTES_MAX, decode, encode
+from bsfg.config.home import Home
+from bsfg.errors import BsfgError, Code, StoreFull
+from bsfg.model.moment import NANOSECONDS
+from bsfg.substrates.private_files import private_folder, replace_private
+from bsfg.substrates.store_lock import find_holder, try_lock
+
+RECORD_NAME: Final = "record.json"
+LOCK_NAME: Final = "lock"
+
+
+def folder(home: Home) -> Path:
+    return home.data / "bringup"
+
+
+def new_run(peer: str, now: int) -> str:
+    """A name for a run that sorts by its beginning."""
+    began = datetime.fromtimestamp(now // NANOSECONDS, UTC)
+    return f"{began:%Y%m%dT%H%M%SZ}-{peer}-{secrets.token_hex(2)}"
+
+
+def save(home: Home, record: RunRecord) -> Path:
+    """The record's file, whole and durable on return; ``local_full`` where the disk has no room."""
+    path = folder(home) / record.run / RECORD_NAME
+    try:
+        private_folder(path.parent)
+        replace_private(path, encode(record))
+    except OSError as error:
+        raise StoreFull(
+            f"the run's record {path} can't be written: {error.strerror}",
+            hint="make room; what was recorded before is still there",
+        ) from error
+    return path
+
+
+def latest(home: Home, peer: str) -> RunRecord | None:
+    """The newest record of a bring-up with this peer; ``configuration`` if it can't be used."""
+    try:
+        names = sorted((path.name for path in folder(home).iterdir() if path.is_dir()), reverse=True)
+    except FileNotFoundError:
+        return None
+    for name in names:
+        path = folder(home) / name / RECORD_NAME
+        if name[16:-4] == f"-{peer}-" and path.is_file():
+            return read(path)
+    return None
+
+
+def read(path: Path) -> RunRecord:
+    """The record of a file; ``configuration`` if it can't be used."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(RECORD_BYTES_MAX + 1)
+    except OSError as error:
+        raise BsfgError(Code.CONFIGURATION, f"the run record {path} can't be read: {error.strerror}") from error
+    return decode(content, str(path))
+
+
+@contextmanager
+def claim(home: Home) -> Iterator[None]:
+    """Inside the block this process alone runs checks of this home; ``unavailable`` naming who does already."""
+    try:
+        private_folder(folder(home))
+        lock = try_lock(folder(home) / LOCK_NAME)
+    except OSError as error:
+        raise BsfgError(
+            Code.CONFIGURATION, f"{folder(home)} can't be used: {error.strerror}", hint="is it this user's own?"
+        ) from error
+    if lock is None:
+        holder = find_holder(folder(home) / LOCK_NAME)
+        raise BsfgError(
+            Code.UNAVAILABLE,
+            f"another bring-up or drill of {home.path} is running: process {holder.pid if holder else 'unknown'}",
+            hint="two at once would see each other's doings; wait for it, or stop it with Ctrl-C there",
+        )
+    try:
+        yield
+    finally:
+        os.close(lock)
