@@ -9,7 +9,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 BUDGET := 300
 
-.PHONY: help install demo setup-tests test simulate fuzz check bench bench-neighbours bench-idle artifact-heavy faults lock clean
+.PHONY: help install demo setup-tests test simulate fuzz check bench bench-neighbours bench-idle artifact-heavy faults lock \
+	clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,8 +22,8 @@ help:
 	@echo 'make check    lint, strict types, import rule, systemd unit'
 	@echo 'make bench    BSFG beside native JetStream sources on the same facts; BENCH_OPTIONS="--only lazy_512"'
 	@echo 'make bench-neighbours  the same, after installing the neighbours that it can be compared with'
-	@echo 'make bench-idle  what 100 peers of 5 level links cost while nothing happens; IDLE_OPTIONS="--seconds 60"'
 	@echo 'make artifact-heavy  a 5 GB artifact between two zones, memory and lag meanwhile; SIZE_MIB=5000 MIB_PER_SECOND=0'
+	@echo 'make bench-idle  what 100 peers of 5 level links cost while nothing happens; IDLE_OPTIONS="--seconds 60"'
 	@echo 'make faults   real zones through kills, pauses, partitions and power cuts; SEED=1 BUDGET=300 FACTS=500000'
 	@echo 'make lock     bring the locks in line with pyproject.toml; LOCK_OPTIONS=--upgrade takes newer versions'
 	@echo 'make clean    remove what the other targets made'

@@ -37,12 +37,17 @@ def records(zone: Zone) -> list[Path]:
     return sorted((zone.paths.data / "bringup").glob("*/record.json"))
 
 
+def ids_met(record: dict[str, Any]) -> dict[str, int]:
+    """When each check that was met began."""
+    met = ("passed", "passed with exception", "attested")
+    return {row["id"]: row["began"] for row in record["results"] if row["outcome"] in met}
+
+
 def test_what_passed_is_not_repeated_unless_asked(lab: Lab) -> None:
     first_status, first = run(lab.plant)
     assert first_status == 0 and first["ok"], first["counts"]
     assert [row["id"] for row in first["results"]] == [check.id for check in CATALOG]
-    met = ("passed", "passed with exception", "attested")
-    assert not [row["id"] for row in first["results"] if row["outcome"] in met and not row["evidence"]]
+    assert not [row["id"] for row in first["results"] if row["id"] in ids_met(first) and not row["evidence"]]
     path = Path(first["record"])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert json.loads(path.read_bytes())["run"] == first["run"]
@@ -55,10 +60,12 @@ def test_what_passed_is_not_repeated_unless_asked(lab: Lab) -> None:
     assert first["peer_version"]
 
     _, second = run(lab.plant)
-    began = {row["id"]: row["began"] for row in first["results"] if row["outcome"] not in ("not run", "warned")}
     again = {row["id"]: row["began"] for row in second["results"]}
-    assert {name: again[name] for name in began} == began
+    assert {name: again[name] for name in ids_met(first)} == ids_met(first)
+    assert first["handoff"]["accepted"], first["handoff"]
+    assert lab.plant.bsfg("handoff", "verify", first["handoff"]["path"]).status == 0
     _, third = run(lab.plant, "--again", "--section", "2")
+    assert third["handoff"] is None, "a handoff is of a whole run"
     assert {row["section"] for row in third["results"]} == {"1", "2"}
     assert all(row["began"] > first["ended"] for row in third["results"])
 
@@ -155,7 +162,7 @@ def test_two_at_once_and_ctrl_c(lab: Lab) -> None:
     assert lab.plant.api.get("/v1/status")["partitions"] == []
     _, answer = run(lab.plant)
     began = {row["id"]: row["began"] for row in answer["results"]}
-    assert began["gateway.healthy"] == kept["results"][0]["began"]
+    assert {name: began[name] for name in ids_met(kept)} == ids_met(kept)
 
 
 def test_reports_for_people_and_build_servers(lab: Lab) -> None:
@@ -173,6 +180,16 @@ def test_reports_for_people_and_build_servers(lab: Lab) -> None:
     assert "expected: a value for each input" in (failure.text or "")
     listed = lab.plant.bsfg("bringup", "--list", "--output", "json").json
     assert [row["id"] for row in listed] == [check.id for check in CATALOG]
+
+
+def test_the_denial_drill_is_section_4_3(lab: Lab) -> None:
+    done = lab.plant.bsfg("drill", "denial", "--peer", ENTERPRISE, "--output", "json", seconds=120)
+    assert done.status == 0, done.errors
+    denials = [check.id for check in CATALOG if check.section == "4.3"]
+    assert [row["id"] for row in done.json["results"]][-len(denials) :] == denials
+    with lab.plant.changed(lab.plant.paths.zone_file, ("lab: true", "lab: false")):
+        refused = lab.plant.bsfg("drill", "denial", "--peer", ENTERPRISE)
+    assert (refused.status, "needs a change window" in refused.errors) == (2, True)
 
 
 def test_a_gateway_that_comes_late_is_waited_for(lab: Lab) -> None:

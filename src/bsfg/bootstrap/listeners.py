@@ -71,8 +71,8 @@ async def open_local(
     gateway: Gateway,
     operations: Operations,
     further: Sequence[web.RouteDef],
-    page: Page,
     scrapes: Scrapes,
+    page: Page,
     stack: AsyncExitStack,
 ) -> None:
     config = zone.configuration.zone
@@ -86,8 +86,8 @@ async def open_local(
         is_ready=lambda: gateway.parts.keeper.is_ready,
         token=_token(config.local_token_file),
         further=further,
-        page=page.routes(),
         scraped=scrapes.noted,
+        page=page.routes(),
     )
     tcp = await serve_tcp(application, config.local.host, config.local.port)
     stack.push_async_callback(tcp.close)

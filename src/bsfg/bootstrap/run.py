@@ -122,8 +122,8 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         audit = AuditLog(
             current_path(configuration.paths.data),
             clock,
-            bytes_max=configuration.zone.limits.audit_bytes,
             by=caller,
+            bytes_max=configuration.zone.limits.audit_bytes,
         )
         stack.callback(audit.close)
         access = Access(trust, {})
@@ -160,7 +160,7 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
             *drills.routes(),
         ]
         page = open_page(zone, gateway, operations, retrieval)
-        await open_local(zone, gateway, operations, further, page, scrapes, stack)
+        await open_local(zone, gateway, operations, further, scrapes, page, stack)
         await gateway.start()
         recovering = asyncio.create_task(drills.recover(), name="drills that were left on")
         stack.callback(recovering.cancel)

@@ -20,6 +20,8 @@ from bsfg.substrates.store_lock import find_holder, try_lock
 
 RECORD_NAME: Final = "record.json"
 LOCK_NAME: Final = "lock"
+RECENT_MAX: Final = 20
+"""How many runs are looked through for what may still stand."""
 
 
 def folder(home: Home) -> Path:
@@ -46,17 +48,20 @@ def save(home: Home, record: RunRecord) -> Path:
     return path
 
 
-def latest(home: Home, peer: str) -> RunRecord | None:
-    """The newest record of a bring-up with this peer; ``configuration`` if it can't be used."""
+def recent(home: Home, peer: str) -> list[Path]:
+    """The files of this peer's last runs, the newest first."""
     try:
         names = sorted((path.name for path in folder(home).iterdir() if path.is_dir()), reverse=True)
     except FileNotFoundError:
-        return None
-    for name in names:
-        path = folder(home) / name / RECORD_NAME
-        if name[16:-4] == f"-{peer}-" and path.is_file():
-            return read(path)
-    return None
+        return []
+    paths = [folder(home) / name / RECORD_NAME for name in names if name[16:-4] == f"-{peer}-"]
+    return [path for path in paths if path.is_file()][:RECENT_MAX]
+
+
+def latest(home: Home, peer: str) -> RunRecord | None:
+    """The newest record of a bring-up with this peer; ``configuration`` if it can't be used."""
+    paths = recent(home, peer)
+    return read(paths[0]) if paths else None
 
 
 def read(path: Path) -> RunRecord:

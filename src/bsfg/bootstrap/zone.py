@@ -48,14 +48,14 @@ def stream_names(configuration: Configuration) -> list[StreamName]:
     return [stream.name for stream in configuration.zone.streams]
 
 
-def max_ages(configuration: Configuration) -> dict[StreamName, float | None]:
-    """After which age each local stream removes a fact, in seconds; None where it never does."""
-    return {stream.name: stream.max_age_seconds for stream in configuration.zone.streams}
-
-
 def policy_version(configuration: Configuration) -> str:
     """Which allow-list is meant: the sha-256 of peers.yaml, cut to what tells it apart; empty without the file."""
     return configuration.file_hashes.get(PEERS_FILE, "")[:16]
+
+
+def max_ages(configuration: Configuration) -> dict[StreamName, float | None]:
+    """After which age each local stream removes a fact, in seconds; None where it never does."""
+    return {stream.name: stream.max_age_seconds for stream in configuration.zone.streams}
 
 
 def tell_differences(zone: Zone, report: Any) -> None:

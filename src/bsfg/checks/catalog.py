@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from bsfg.checks import access, artifacts, cursors, denial, health, inputs, preconditions, trust
+from bsfg.checks import access, artifacts, cursors, denial, health, inputs, preconditions, recovery, trust
 from bsfg.checks.check import Check
 
 SECTIONS: Final[Mapping[str, str]] = {
@@ -36,5 +36,7 @@ CATALOG: Final[tuple[Check, ...]] = (
     *cursors.FETCH,
     health.ADVICE,
     *artifacts.CHECKS,
+    *recovery.CHECKS,
+    *recovery.REPLAY,
     health.SIGNALS,
 )

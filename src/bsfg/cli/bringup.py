@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from bsfg.config.bringup import Inputs, load_inputs
 from bsfg.config.load import load
 from bsfg.config.scalars import did_you_mean
 from bsfg.config.values import Configuration, PeerConfig
+from bsfg.daemon.handoffs import WrittenHandoff, write_handoff
 from bsfg.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, BsfgError, Code
 from bsfg.model.names import ZoneId
 
@@ -44,10 +46,12 @@ class Wishes:
     wait_seconds: float
     options: Options
     output: str
+    only: str = ""
+    """Only checks whose id begins so, and what they stand on."""
 
     @property
     def is_whole(self) -> bool:
-        return not self.sections
+        return not self.sections and not self.only
 
 
 @click.command("bringup")
@@ -90,6 +94,11 @@ def command(
         raise click.UsageError("Missing option '--peer'.")
     options = Options(confirm_window, _denial(denial_cert, denial_key))
     wishes = Wishes(_sections(sections), skip, reasons, again, float(wait or 0), options, output)
+    return start(home, peer, wishes, inputs_file)
+
+
+def start(home: Path, peer: str, wishes: Wishes, inputs_file: Path | None = None) -> int:
+    """Run checks of this home's relationship with a peer, print them, and return the exit status."""
     configuration = load(home)
     inputs = load_inputs(configuration.paths, inputs_file)
     skipped = _waivers(wishes, inputs)
@@ -139,8 +148,18 @@ async def _run(
         peer_version=peer_version(results),
     )
     path = run_records.save(configuration.paths, record)
-    printed.ended(record, str(path))
+    handoff = await _handoff(configuration, record) if wishes.is_whole else None
+    printed.ended(record, str(path), handoff)
     return EXIT_DONE if runner.is_met(results) else EXIT_FAILED
+
+
+async def _handoff(configuration: Configuration, record: RunRecord) -> WrittenHandoff | None:
+    """The signed handoff of a whole run; a run stands without one, and says why there is none."""
+    try:
+        return await asyncio.to_thread(write_handoff, configuration.paths, record, time.time_ns())
+    except BsfgError as error:
+        render.usage(f"note: no handoff was written: {render.printable(error.message)}")
+        return None
 
 
 def _end_in_order() -> None:
@@ -154,22 +173,32 @@ def _end_in_order() -> None:
 def _chosen(wishes: Wishes) -> tuple[Check, ...]:
     if wishes.is_whole:
         return CATALOG
-    named = [check.id for check in CATALOG if check.section.partition(".")[0] in wishes.sections]
+    named = [
+        check.id
+        for check in CATALOG
+        if (wishes.only and check.id.startswith(wishes.only)) or _chapter(check) in wishes.sections
+    ]
     return runner.closure(named, CATALOG)
 
 
+def _chapter(check: Check) -> str:
+    return check.section.partition(".")[0]
+
+
 def _earlier(context: Context, wishes: Wishes) -> Mapping[str, CheckResult]:
-    """What an earlier run of this very relationship, under this very configuration, has found."""
+    """What earlier runs of this very relationship, under this very configuration, found last of each check."""
+    found: dict[str, CheckResult] = {}
     if wishes.again:
-        return {}
-    try:
-        record = run_records.latest(context.configuration.paths, context.peer.id)
-    except BsfgError as error:
-        render.usage(f"note: {render.printable(error.message)}; nothing of it is used")
-        return {}
-    if record is None or not _belongs(record, context):
-        return {}
-    return {result.id: result for result in record.results}
+        return found
+    for path in reversed(run_records.recent(context.configuration.paths, context.peer.id)):
+        try:
+            record = run_records.read(path)
+        except BsfgError as error:
+            render.usage(f"note: {render.printable(error.message)}; nothing of it is used")
+            continue
+        if _belongs(record, context):
+            found |= {result.id: result for result in record.results}
+    return found
 
 
 def _belongs(record: RunRecord, context: Context) -> bool:

@@ -16,6 +16,7 @@ from bsfg.checks.model import CheckResult, Outcome, RunRecord, Severity
 from bsfg.checks.runner import halted_at, is_met
 from bsfg.cli import render
 from bsfg.cli.render import COLUMNS, paragraph, printable
+from bsfg.daemon.handoffs import WrittenHandoff
 from bsfg.model.moment import NANOSECONDS, format_time
 
 TIME_COLUMNS: Final = 9
@@ -48,14 +49,25 @@ class Progress:
             render.lines(["", click.style(f"{chapter}. {SECTIONS.get(chapter, '')}", bold=True)])
         render.lines(check_lines(result))
 
-    def ended(self, record: RunRecord, path: str) -> None:
+    def ended(self, record: RunRecord, path: str, handoff: WrittenHandoff | None) -> None:
         match self._output:
             case "json":
-                render.show(as_json(record, path), "json", render.tree)
+                render.show(as_json(record, path) | {"handoff": _handoff(handoff)}, "json", render.tree)
             case "junit":
                 render.line(as_junit(record))
             case _:
-                render.lines(["", *summary(record), *render.fields([("record", path)])])
+                places = [("record", path)]
+                if handoff is not None:
+                    word = "accepted" if handoff.document.accepted else "not accepted"
+                    places.append((f"handoff, {word}", str(handoff.path)))
+                render.lines(["", *summary(record), *render.fields(places)])
+
+
+def _handoff(handoff: WrittenHandoff | None) -> dict[str, Any] | None:
+    if handoff is None:
+        return None
+    document = handoff.document
+    return {"path": str(handoff.path), "accepted": document.accepted, "open": list(document.open)}
 
 
 def check_lines(result: CheckResult) -> Iterable[str]:

@@ -12,9 +12,11 @@ import click
 from bsfg.cli import render
 from bsfg.cli.local_client import LocalClient, route
 from bsfg.cli.options import STREAM, common_options, peer_option
+from bsfg.config.load import load
 from bsfg.errors import EXIT_DONE, EXIT_FAILED, BsfgError, Code
 
-KINDS: Final = ("partition", "duplicate-replay", "incompatible-history", "large-gap")
+DENIAL: Final = "denial"
+KINDS: Final = ("partition", "duplicate-replay", DENIAL, "incompatible-history", "large-gap")
 _MARKS: Final = {
     "passed": ("✓", "green"),
     "passed with exception": ("✓", "yellow"),
@@ -36,6 +38,8 @@ def command(
 
     What it turns on ends with it, with this command, or by a timer in the gateway, whichever comes first.
     """
+    if kind == DENIAL:
+        return _denial(home, output, peer, confirm_window)
     order = {"kind": kind, "peer": peer, "stream": stream, "confirm_window": confirm_window}
     lines, done = list[dict[str, Any]](), None
     for group in LocalClient(home).post_lines(route("drills"), order):
@@ -54,6 +58,21 @@ def command(
     if output == "json":
         render.show({"kind": kind, "peer": peer, **done, "lines": lines}, output, lambda _: [])
     return EXIT_DONE if done["passed"] else EXIT_FAILED
+
+
+def _denial(home: Path, output: str, peer: str, confirm_window: str | None) -> int:
+    """The checks of the runbook's section 4.3, anew; nothing is turned on, but the peer's alerts will tell of it."""
+    from bsfg.checks.check import Options
+    from bsfg.cli.bringup import Wishes, start
+
+    if confirm_window is None and not load(home).zone.lab:
+        raise BsfgError(
+            Code.CONFIGURATION,
+            "drill denial outside a lab needs a change window: the peer's alerts will tell of it",
+            hint="give --confirm-window REF",
+        )
+    options = Options(confirm_window)
+    return start(home, peer, Wishes((), (), (), True, 0.0, options, output, only="denial."))
 
 
 def _shown(row: dict[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ class ArtifactClients:
 
     make_client: Callable[[PeerConfig], HttpArtifactClient]
     _entries: dict[ZoneId, tuple[PeerConfig, HttpArtifactClient]] = field(default_factory=dict)
+    _closing: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def apply(self, peers: Mapping[ZoneId, PeerConfig]) -> dict[ZoneId, bool]:
         """Have exactly the authorized of these peers; says of each whether its entry is new or has changed."""
@@ -41,6 +43,13 @@ class ArtifactClients:
                 hint="set authorized: true for it, if that is wanted",
             )
         return entry[1]
+
+    def cut_off(self, peer: ZoneId) -> None:
+        """No connection that we opened to this peer stays, idle ones neither (runbook 8.1)."""
+        if held := self._entries.get(peer):
+            closing = asyncio.create_task(held[1].close(), name=f"closing artifact connections to {peer}")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def stop(self) -> None:
         for peer in list(self._entries):

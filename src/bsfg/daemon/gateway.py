@@ -162,6 +162,8 @@ class Gateway:
         self._swap_access()
         self.parts.peers.partition(peer, partition is not None)
         self.parts.links.partition(peer, partition is not None)
+        if partition is not None:
+            self.parts.artifacts.clients.cut_off(peer)
         event = "partition_began" if partition else "partition_ended"
         text = f"peer {peer} cut off: {partition.reason}" if partition else f"peer {peer} let back: {cause}"
         self.parts.journal.warning(event, peer=peer, message=text, cause=cause)

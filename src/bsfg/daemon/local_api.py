@@ -104,8 +104,8 @@ def build_tcp_application(
     token: str | None,
     host_names: Collection[str] = (),
     further: Sequence[web.RouteDef] = (),
-    page: Sequence[web.RouteDef] = (),
     scraped: Callable[[str], None] = lambda agent: None,
+    page: Sequence[web.RouteDef] = (),
 ) -> web.Application:
     """The application for the ``local:`` listener.
 
