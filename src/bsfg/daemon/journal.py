@@ -65,7 +65,14 @@ def open_journal(
     journal: FilteringBoundLogger = structlog.wrap_logger(
         _Output(sinks or _PlainSinks(log.file)),
         wrapper_class=structlog.make_filtering_bound_logger("info"),
-        processors=[LineAllowance(lost), structlog.processors.add_log_level, _stamp, *taps, _show_watchers, render],
+        processors=[
+            structlog.processors.add_log_level,
+            _stamp,
+            _show_watchers,
+            LineAllowance(lost),
+            *taps,
+            render,
+        ],
         context_class=dict,
         zone=zone,
     )

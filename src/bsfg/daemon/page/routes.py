@@ -109,6 +109,7 @@ class Page:
         return _see_other(ROOT)
 
     async def _login(self, request: web.Request) -> web.StreamResponse:
+        note_caller(f"a browser at {request.remote}")
         found = self._sessions.redeem(request.query.get("token", "")[:FIELD_CHARACTERS_MAX])
         if found is None:
             self._sources.audit("page.login", "denied", source=request.remote)
