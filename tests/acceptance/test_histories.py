@@ -452,7 +452,7 @@ async def test_a_fact_that_differs_from_ours_stops_the_switch_and_an_abort_leave
         await store.publish(subject, b"forged", own)
     lab.plant.start_gateway()
     up(lab)
-    halted(lab, "diverged")
+    halted(lab, "local_reset")
     start = ("cursor", "rewind", *LINK, "--to", str(row["sequence"] - 2), "--reason", "ours was forged")
     status, code, message = lab.plant.refused(*start)
     assert (status, code) == (1, "halted")
