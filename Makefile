@@ -9,7 +9,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 BUDGET := 300
 
-.PHONY: help install demo setup-tests test simulate fuzz check bench bench-neighbours artifact-heavy faults lock clean
+.PHONY: help install demo setup-tests test simulate fuzz check bench bench-neighbours bench-idle artifact-heavy faults lock \
+	clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +23,7 @@ help:
 	@echo 'make bench    BSFG beside native JetStream sources on the same facts; BENCH_OPTIONS="--only lazy_512"'
 	@echo 'make bench-neighbours  the same, after installing the neighbours that it can be compared with'
 	@echo 'make artifact-heavy  a 5 GB artifact between two zones, memory and lag meanwhile; SIZE_MIB=5000 MIB_PER_SECOND=0'
+	@echo 'make bench-idle  what 100 peers of 5 level links cost while nothing happens; IDLE_OPTIONS="--seconds 60"'
 	@echo 'make faults   real zones through kills, pauses, partitions and power cuts; SEED=1 BUDGET=300 FACTS=500000'
 	@echo 'make lock     bring the locks in line with pyproject.toml; LOCK_OPTIONS=--upgrade takes newer versions'
 	@echo 'make clean    remove what the other targets made'
@@ -65,6 +67,9 @@ artifact-heavy: install
 bench-neighbours: install
 	@bench/setup-neighbours
 	$(BIN)/python -u -m bench $(BENCH_OPTIONS)
+
+bench-idle: install
+	$(BIN)/python -u -m bench.idle $(IDLE_OPTIONS)
 
 faults: $(VENV)/.development-installed setup-tests
 	$(BIN)/python -u -m tests.faults --budget $(BUDGET) $(if $(SEED),--seed $(SEED)) $(if $(FACTS),--facts $(FACTS)) \

@@ -144,7 +144,7 @@ def test_one_that_is_spoilt_at_its_source(lab: Lab) -> None:
     assert not object_path(lab.plant, fact["artifact_sha256"]).exists()
     assert len(said(lab.plant, start, "artifact_corrupt")) == 1
     at_source.write_bytes(content)
-    lab.plant.ask("artifact", "retry", "--uri", fact["artifact_uri"])
+    lab.plant.ask("artifact", "retry", "--peer", ENTERPRISE)
     reaches(lab.plant, fact["artifact_uri"], "verified")
     assert stored(lab.plant, fact) == content
 

@@ -18,8 +18,8 @@ from bsfg.lab.demo_stage import Sizes
 from bsfg.lab.homes import ZONES
 
 PROGRAM: Final = [sys.executable, "-m", "bsfg.cli.main"]
-DEMO_SECONDS_MAX: Final = 60.0
-DEADLINE_SECONDS: Final = 120.0
+DEMO_SECONDS_MAX: Final = 120.0
+DEADLINE_SECONDS: Final = 240.0
 PLAY_SECONDS: Final = 15.0
 FEW: Final = Sizes(first=300, more=40, replay=50, killed=6_000, partitioned=40)
 
@@ -47,12 +47,12 @@ def needing(name: str) -> set[str]:
     """The lines that can't be judged once this one has failed."""
     found: set[str] = set()
     for line in demo.LINES:
-        if line.needs == name or line.needs in found:
+        if line.needs in (name, demo.EVERYTHING) or line.needs in found:
             found.add(line.id)
     return found
 
 
-def test_all_lines_hold_within_a_minute(tmp_path: Path) -> None:
+def test_all_lines_hold_within_two_minutes(tmp_path: Path) -> None:
     began = time.monotonic()
     done = subprocess.run(
         [*PROGRAM, "demo"],

@@ -149,6 +149,9 @@ class Gateway:
     def confirmed(self, name: LinkName, error: BsfgError | None) -> None:
         """Seen in each event."""
 
+    def arrived(self, name: LinkName, seconds: float) -> None:
+        """Not told of."""
+
     def set_aside(self, name: LinkName, sequence: int) -> None:
         """Seen in each event."""
 

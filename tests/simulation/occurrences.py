@@ -47,6 +47,7 @@ RARE: Final = frozenset(
         *(f"RECORDING {kind}" for kind in ("PartitionBegan", "PartitionEnded", "Reconfigured", "Woken")),
         *(f"{phase} GapAccepted" for phase in ("RECORDING", "PARTITIONED")),
         *(f"{phase} StartChosen" for phase in ("RECORDING", "PARTITIONED")),
+        *(f"{phase} StoreDoubted" for phase in ("RECORDING", "PARTITIONED")),
         "PARTITIONED Reconfigured",
         "LOCATING PartitionBegan",
         *(f"gateway killed: {step}" for step in STEPS),

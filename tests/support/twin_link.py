@@ -91,6 +91,7 @@ class Diary:
     refusals: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     aside: list[int] = field(default_factory=list)
+    arrivals: list[float] = field(default_factory=list)
 
     def announced(self, name: LinkName, event: str, message: str) -> None:
         self.said.append(message)
@@ -115,6 +116,9 @@ class Diary:
 
     def confirmed(self, name: LinkName, error: BsfgError | None) -> None:
         """Kept by the peer."""
+
+    def arrived(self, name: LinkName, seconds: float) -> None:
+        self.arrivals.append(seconds)
 
     def set_aside(self, name: LinkName, sequence: int) -> None:
         self.aside.append(sequence)

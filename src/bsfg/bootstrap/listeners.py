@@ -11,6 +11,7 @@ from aiohttp import web
 
 from bsfg import __version__
 from bsfg.bootstrap.artifacts import Artifacts, peer_routes
+from bsfg.bootstrap.page import page_address
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.zone import Zone, policy_version, stream_names
 from bsfg.config.permissions import check_private
@@ -23,7 +24,9 @@ from bsfg.daemon.local_api import build_local_application, build_tcp_application
 from bsfg.daemon.local_listeners import serve_tcp, serve_unix
 from bsfg.daemon.notifier import NoticeBoard, Notifier
 from bsfg.daemon.operations import Operations
+from bsfg.daemon.page.routes import Page
 from bsfg.daemon.peer_view import PeerViews, Scrapes
+from bsfg.daemon.remembered import Remembered
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.index_follower import MessageIndexes
@@ -69,19 +72,22 @@ async def open_local(
     operations: Operations,
     further: Sequence[web.RouteDef],
     scrapes: Scrapes,
+    page: Page,
     stack: AsyncExitStack,
 ) -> None:
     config = zone.configuration.zone
-    local = build_local_application(operations, further=further)
+    login = page.login_route(lambda: page_address(config.local))
+    local = build_local_application(operations, further=[*further, login])
     unix = await serve_unix(local, zone.configuration.paths.run)
     stack.push_async_callback(unix.close)
     application = build_tcp_application(
         operations,
-        metrics=zone.telemetry.exposition,
+        metrics=Remembered(zone.telemetry.exposition, zone.clock.monotonic),
         is_ready=lambda: gateway.parts.keeper.is_ready,
         token=_token(config.local_token_file),
         further=further,
         scraped=scrapes.noted,
+        page=page.routes(),
     )
     tcp = await serve_tcp(application, config.local.host, config.local.port)
     stack.push_async_callback(tcp.close)
@@ -137,11 +143,12 @@ async def open_listener(
     counting = asyncio.create_task(observer.run(), name="counts of refusals")
     stack.callback(observer.tell_counts)
     stack.callback(counting.cancel)
+    problems = Remembered(gateway.problems, zone.clock.monotonic)
     card = ZoneCard(
         config.zone,
         config.identity_rule.identity,
         __version__,
-        lambda: "degraded" if gateway.problems() else "ok",
+        lambda: "degraded" if problems() else "ok",
     )
     service = FetchService(store.exported, store.confirmations, zone.clock)
     fetch_routes = FetchRoutes(service, observer, limits.long_polls_per_peer, zone.attention)

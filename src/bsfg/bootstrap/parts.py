@@ -13,7 +13,7 @@ from bsfg.bootstrap.links import make_client
 from bsfg.bootstrap.retrieval import assemble_mirror
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.trust import build_trust
-from bsfg.bootstrap.zone import Zone, epoch_began, stream_names, tell_differences
+from bsfg.bootstrap.zone import Zone, epoch_began, max_ages, stream_names, tell_differences
 from bsfg.config.values import (
     LinkConfig,
 )
@@ -153,7 +153,12 @@ def assemble(
         peers=peers,
         links=links,
         partitions=Partitions(store.partitions, clock, lambda *words: gateway.partition_changed(*words)),
-        exports=Exports(store.exported, store.confirmations, clock),
+        exports=Exports(
+            store.exported,
+            store.confirmations,
+            clock,
+            lambda stream: max_ages(gateway.configuration).get(stream),
+        ),
         keeper=StoreKeeper(store.control, provision, links.store_returned, journal),
         healer=healer,
         generations=_generations(zone, store, links, means, reporter, healer),

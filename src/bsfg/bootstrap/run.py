@@ -9,8 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from structlog.typing import FilteringBoundLogger
+
 from bsfg.bootstrap.artifacts import local_routes, open_artifacts
 from bsfg.bootstrap.listeners import open_appends, open_listener, open_local
+from bsfg.bootstrap.page import open_page
 from bsfg.bootstrap.parts import assemble
 from bsfg.bootstrap.retrieval import open_retrieval
 from bsfg.bootstrap.store import open_store
@@ -23,15 +26,18 @@ from bsfg.config.values import (
 from bsfg.config.watch import ChangeWatch
 from bsfg.daemon import failpoints
 from bsfg.daemon.audit import AuditLog, current_path
+from bsfg.daemon.caller import caller
 from bsfg.daemon.connections import CutOff
 from bsfg.daemon.drills import Drills
 from bsfg.daemon.journal import open_journal
+from bsfg.daemon.log_sinks import QueuedSinks
 from bsfg.daemon.operations import Operations
 from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
 from bsfg.daemon.system import SystemClock, notify_systemd, spare_collections, watchdog_seconds
 from bsfg.daemon.telemetry import Telemetry
+from bsfg.daemon.timeline import Timeline
 from bsfg.daemon.verify_operations import Verifications
 from bsfg.errors import EXIT_DONE, BsfgError, Code
 from bsfg.substrates.consumers import LocalAccess
@@ -83,21 +89,47 @@ async def _beat_until(stop: asyncio.Event) -> None:
             continue
 
 
+def _open_log(
+    configuration: Configuration, telemetry: Telemetry, timeline: Timeline, stack: AsyncExitStack
+) -> FilteringBoundLogger:
+    """The journal on sinks that never hold the gateway up; what is lost is counted, and said when they take lines."""
+    log = configuration.zone.log
+    journal: FilteringBoundLogger
+
+    def recovered(lines: int) -> None:
+        journal.warning(
+            "log_lines_lost",
+            message=f"{lines} log lines were lost: the log was not taken in time",
+            lines=lines,
+        )
+
+    sinks = QueuedSinks(log.file, telemetry.log_lines_dropped.labels("sink").inc, recovered)
+    stack.callback(sinks.flush)
+    lost = telemetry.log_lines_dropped.labels("allowance").inc
+    journal = open_journal(log, configuration.zone.zone, sinks, lost, [timeline])
+    return journal
+
+
 @asynccontextmanager
 async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         stack.callback(os.close, claim(configuration.paths))
         trust = build_trust(configuration, None)
-        journal = open_journal(configuration.zone.log, configuration.zone.zone)
+        telemetry = Telemetry()
+        timeline = Timeline()
+        journal = _open_log(configuration, telemetry, timeline, stack)
         audit = AuditLog(
             current_path(configuration.paths.data),
             clock,
+            by=caller,
             bytes_max=configuration.zone.limits.audit_bytes,
         )
         stack.callback(audit.close)
         access = Access(trust, {})
-        zone = Zone(configuration, clock, journal, audit, Telemetry(), access, Attention(clock), CutOff())
+        zone = Zone(
+            configuration, clock, journal, audit, telemetry, access, Attention(clock), CutOff(), timeline
+        )
         store = await open_store(zone, stack)
         artifacts = open_artifacts(zone, lambda: gateway.configuration, stack)
         gateway = assemble(zone, store, artifacts, trust, stack)
@@ -111,7 +143,7 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         )
         watch = ChangeWatch(configuration.home, configuration.trust_files())
         reloader = Reloader(gateway, lambda: load(configuration.home), watch, clock)
-        operations = Operations(gateway, local, reloader)
+        operations = Operations(gateway, local, reloader, timeline)
         scrapes = Scrapes(configuration.zone.local, clock)
         views = PeerViews(gateway, scrapes)
         retrieval, retrieval_routes = open_retrieval(gateway, artifacts)
@@ -127,7 +159,8 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
             *verifications.routes(),
             *drills.routes(),
         ]
-        await open_local(zone, gateway, operations, further, scrapes, stack)
+        page = open_page(zone, gateway, operations, retrieval)
+        await open_local(zone, gateway, operations, further, scrapes, page, stack)
         await gateway.start()
         recovering = asyncio.create_task(drills.recover(), name="drills that were left on")
         stack.callback(recovering.cancel)

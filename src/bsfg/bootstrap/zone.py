@@ -15,6 +15,7 @@ from bsfg.config.values import (
 from bsfg.daemon.audit import AuditLog
 from bsfg.daemon.connections import CutOff
 from bsfg.daemon.telemetry import Telemetry
+from bsfg.daemon.timeline import Timeline
 from bsfg.errors import BsfgError, Code
 from bsfg.model.names import StreamName
 from bsfg.ports import Clock
@@ -35,6 +36,7 @@ class Zone:
     access: Access
     attention: Attention
     cut_off: CutOff
+    timeline: Timeline
 
 
 def epoch_began(zone: Zone, stream: StreamName, old: str | None, new: str, why: str) -> None:
@@ -49,6 +51,11 @@ def stream_names(configuration: Configuration) -> list[StreamName]:
 def policy_version(configuration: Configuration) -> str:
     """Which allow-list is meant: the sha-256 of peers.yaml, cut to what tells it apart; empty without the file."""
     return configuration.file_hashes.get(PEERS_FILE, "")[:16]
+
+
+def max_ages(configuration: Configuration) -> dict[StreamName, float | None]:
+    """After which age each local stream removes a fact, in seconds; None where it never does."""
+    return {stream.name: stream.max_age_seconds for stream in configuration.zone.streams}
 
 
 def tell_differences(zone: Zone, report: Any) -> None:

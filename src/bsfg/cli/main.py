@@ -33,6 +33,9 @@ NOUNS: Final = {
     "bringup": Noun("bsfg.cli.bringup", "The runbook: check a relationship, step by step, halting where it halts."),
     "handoff": Noun("bsfg.cli.handoff", "Handoff records: verify, merge, list, show."),
     "audit": Noun("bsfg.cli.audit", "Whether the audit log is whole."),
+    "top": Noun("bsfg.cli.top", "Links and exports, live."),
+    "bundle": Noun("bsfg.cli.bundle", "An archive for support, without secrets."),
+    "page": Noun("bsfg.cli.page", "The address of the operator page, for one login."),
     "lab": Noun("bsfg.cli.lab", "Two zones on this machine, up and down."),
     "demo": Noun("bsfg.cli.demo", "A lab, facts, drills: the main job in one command."),
 }

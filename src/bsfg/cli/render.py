@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import click
 
+from bsfg.daemon import units
 from bsfg.errors import BsfgError
 
 COLUMNS: Final = 80
@@ -32,7 +33,6 @@ _MARKS: Final = {
     "not run": ("-", "yellow"),
 }
 _FRACTION: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+Z", re.ASCII)
-_SIZES: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 Screen = Callable[[Any], Iterable[str]]
 
@@ -154,24 +154,14 @@ def seconds(value: Any) -> str:
         return printable(value)
     if value < 10:
         return f"{value:.1f} s"
-    whole = int(value)
-    for unit, next_unit, length, next_length in (("d", "h", 86_400, 3600), ("h", "m", 3600, 60), ("m", "s", 60, 1)):
-        if whole >= length:
-            rest = whole % length // next_length
-            return f"{whole // length} {unit}" + (f" {rest} {next_unit}" if rest else "")
-    return f"{whole} s"
+    return units.duration(int(value))
 
 
 def size(value: Any) -> str:
     """A number of bytes in a unit that people read."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return printable(value)
-    amount, unit = float(value), _SIZES[0]
-    for unit in _SIZES:
-        if amount < 1024 or unit == _SIZES[-1]:
-            break
-        amount /= 1024
-    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+    return units.size(value)
 
 
 def joined(values: Any) -> str:

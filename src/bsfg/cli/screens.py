@@ -37,15 +37,22 @@ def status(answer: Row) -> Iterable[str]:
             ("version", f"{printable(answer.get('version'))}, up since {moment(answer.get('started_at'))}"),
             ("store", _substrate(answer)),
             ("certificate", f"{number(answer.get('certificate_days_left'))} days left"),
+            ("disk", _share(answer.get("disk_fill_ratio"))),
         ],
         indent=2,
     )
     for problem in answer.get("problems") or []:
         yield from render.paragraph(printable(problem), first=f"  {mark('failed')} ", indent=4)
+    for warning in answer.get("warnings") or []:
+        yield from render.paragraph(printable(warning), first="  ! ", indent=4)
     for title, name, lines_of in _STATUS_PARTS:
         yield ""
         yield title
         yield from lines_of(rows_of(answer, name)) or [f"  {NONE}"]
+
+
+def _share(value: Any) -> str:
+    return f"{value:.0%} used" if isinstance(value, float) else printable(value)
 
 
 def _substrate(answer: Row) -> str:
@@ -349,3 +356,15 @@ def notified(answer: Row) -> Iterable[str]:
 def reconciled(answer: Row) -> Iterable[str]:
     was = answer.get("was_partitioned")
     yield f"{printable(answer.get('peer'))} " + ("is back; its links catch up" if was else "was not partitioned")
+
+
+def page_address(answer: Row) -> Iterable[str]:
+    yield printable(answer.get("url"))
+    yield f"good once, for {seconds(answer.get('seconds'))}"
+
+
+def bundled(answer: Row) -> Iterable[str]:
+    yield f"{printable(answer.get('path'))}, {size(answer.get('size'))}: {joined(answer.get('files'))}"
+    missing = answer.get("missing")
+    for name, cause in missing.items() if isinstance(missing, Mapping) else ():
+        yield from render.paragraph(f"without {printable(name)}: {printable(cause)}", first="  ", indent=4)

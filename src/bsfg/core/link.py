@@ -209,7 +209,7 @@ def _fetch(link: Link, wait_seconds: float) -> tuple[Link, Commands]:
 
 
 def _page_fetched(link: Link, page: Page) -> tuple[Link, Commands]:
-    word = SenderWord(page.head, page.pending, page.sender_time, page.next_time)
+    word = SenderWord(page.head, page.pending, page.sender_time, page.next_time, page.pending_bytes)
     link = replace(link, word=word, accept_gap=None)
     ahead = link.cursor_ahead
     if ahead is None:

@@ -53,6 +53,8 @@ class SenderWord:
     pending: int
     sender_time: int
     next_time: int | None
+    pending_bytes: int | None = None
+    """About how many bytes ``pending`` stands for; for people, not for decisions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,10 @@ from bsfg.core.conversation import (
 from bsfg.core.link import advance
 from bsfg.core.link_state import Link, Phase, StepFailure, state_of
 from bsfg.daemon import failpoints
+from bsfg.daemon.canary import Canary
 from bsfg.daemon.running_link import InHand
 from bsfg.daemon.scheduling import ADMISSION_SECONDS_MAX, LinkTraffic, PeerTraffic, Turn
+from bsfg.daemon.watchdog import Watchdog
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import LinkName, LinkState
 from bsfg.ports import Clock, InboundLog, PageSource
@@ -54,7 +56,6 @@ STEP_SECONDS_MAX: Final = 120.0
 CONFIRM_RETRY_SECONDS: Final = 1.0
 CONFIRM_PERIOD_SECONDS: Final = 0.2
 """A confirm costs the sender a durable write; it serves views and later agreement, so it may be a little late."""
-STALL_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 10.0
 """How often a link that flows holds against the stream itself what it believes of it (I20)."""
 
@@ -78,6 +79,8 @@ class LinkObserver(Protocol):
 
     def set_aside(self, name: LinkName, sequence: int) -> None: ...
 
+    def arrived(self, name: LinkName, seconds: float) -> None: ...
+
     def failed_unexpectedly(self, name: LinkName, step: str, error: BaseException) -> None: ...
 
 
@@ -93,9 +96,9 @@ class LinkDriver:
     observer: LinkObserver
     chance: Callable[[], float] = random.random
     heard_at: float | None = None
-    moved_at: float = 0.0
     traffic: LinkTraffic | None = None
     """The link's turns among its peer's; by default it is alone."""
+    canary: Canary | None = None
     _events: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue(EVENTS_MAX))
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     """What is out, by ticket."""
@@ -106,6 +109,8 @@ class LinkDriver:
 
     def __post_init__(self) -> None:
         self._traffic = self.traffic or LinkTraffic(self.name, PeerTraffic(), self.clock)
+        now = self.clock.monotonic()
+        self._watchdog = Watchdog(now, now)
 
     @property
     def name(self) -> LinkName:
@@ -113,12 +118,8 @@ class LinkDriver:
 
     @property
     def state(self) -> LinkState:
-        """The link's state; ``stalled`` when nothing at all has come of its step for a minute (I26)."""
-        state = state_of(self.link)
-        is_waiting_by_design = state in (LinkState.HALTED, LinkState.PARTITIONED) or not self.link.tickets
-        if not is_waiting_by_design and self.clock.monotonic() - self.moved_at > STALL_SECONDS:
-            return LinkState.STALLED
-        return state
+        """The link's state; ``stalled`` when it has got nowhere for a minute (I26)."""
+        return self._watchdog.state(self.link, self.clock.monotonic())
 
     @property
     def in_hand(self) -> InHand:
@@ -153,8 +154,7 @@ class LinkDriver:
     def _take(self, event: Event) -> None:
         before, link_before = state_of(self.link), self.link
         self.link, commands = advance(self.link, event)
-        if self.link is not link_before:
-            self.moved_at = self.clock.monotonic()
+        self._watchdog.note(link_before, self.link, self.clock.monotonic())
         self._take_back(link_before.tickets - self.link.tickets)
         if isinstance(event, PageFetched):
             failpoints.passed("page.taken")
@@ -232,6 +232,8 @@ class LinkDriver:
             async with aclosing(self.client.pages(step.request, step.pages)) as pages:
                 async for following in pages:
                     turn.came(following)
+                    if self.canary is not None:
+                        self.canary.page_came(following)
                     if page is not None:
                         await self._page_came(PageFetched(step.ticket, page, is_last=False), turn)
                     page = following
@@ -273,6 +275,8 @@ class LinkDriver:
             raise
         failpoints.passed("append.after")
         self.observer.appended(self.name, len(step.facts), self.clock.monotonic() - began, None)
+        if self.canary is not None and (seconds := self.canary.stored(step.facts)) is not None:
+            self.observer.arrived(self.name, seconds)
         return Appended(step.ticket, fence)
 
     async def _send_confirm(self, command: Confirm) -> None:

@@ -21,6 +21,7 @@ from bsfg.daemon.exports import REFRESH_SECONDS, Exports
 from bsfg.daemon.gauges import GaugeReadings, families
 from bsfg.daemon.generations import Generations
 from bsfg.daemon.healing import Healer
+from bsfg.daemon.history import History
 from bsfg.daemon.keep import InboundKeeper
 from bsfg.daemon.loop_watch import watch_loop
 from bsfg.daemon.partitions import Partition, Partitions
@@ -28,7 +29,7 @@ from bsfg.daemon.peer_table import PeerTable
 from bsfg.daemon.running_link import Links, RunningLink
 from bsfg.daemon.store_keeper import StoreKeeper
 from bsfg.daemon.telemetry import Telemetry
-from bsfg.daemon.views import cursor_row
+from bsfg.daemon.views import cursor_row, lag_facts
 from bsfg.errors import BsfgError, Code
 from bsfg.model.moment import NANOSECONDS
 from bsfg.model.names import StreamName, ZoneId
@@ -79,6 +80,15 @@ class Gateway:
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _began: float = 0.0
 
+    def __post_init__(self) -> None:
+        links, exports = self.parts.links, self.parts.exports
+        self.history = History(
+            self.parts.clock,
+            lambda: links.drivers,
+            lambda: exports.rows,
+            lambda driver: lag_facts(driver, self.parts.peers.monitor(driver.name.peer)),
+        )
+
     async def start(self) -> None:
         """Bring the parts up: the store first, then who is cut off, then links and peers."""
         parts = self.parts
@@ -96,6 +106,7 @@ class Gateway:
         self._spawn(parts.healer.run(), "healer")
         self._spawn(parts.generations.run(), "generations")
         self._spawn(parts.keep.run(), "keep")
+        self._spawn(self.history.run(), "history")
         parts.telemetry.watch(lambda: families(self.readings()))
 
     def announce(self) -> None:
@@ -208,8 +219,26 @@ class Gateway:
         building = self.parts.generations.building(driver.name)
         return row if building is None else row | {"rewinding": building}
 
+    def link_rows(self) -> list[dict[str, Any]]:
+        """Every link with what people want to know beside it: rate, time of arrival, bytes behind; unknown is null."""
+        return [self._link_row(driver) for driver in self.parts.links.drivers]
+
+    def _link_row(self, driver: RunningLink) -> dict[str, Any]:
+        row, word, rate = self.cursor_row(driver), driver.link.word, self.history.rate(driver.name)
+        is_known = row["lag_facts"] is not None and word is not None
+        return row | {
+            "lag_bytes": word.pending_bytes if is_known and word else None,
+            "rate_facts_per_second": None if rate is None else round(rate, 1),
+            "eta_seconds": self.history.arrival(driver.name, row["lag_facts"]),
+        }
+
     def certificate_seconds_left(self) -> float:
         return (self.trust.own_view.not_after - self.parts.clock.now()) / NANOSECONDS
+
+    def disk_fill_ratio(self) -> float | None:
+        """The used share of the disk of ``data/``; None until it was looked at."""
+        space = self.parts.healer.space
+        return None if space is None or not space.total_bytes else 1 - space.free_bytes / space.total_bytes
 
     def readings(self) -> GaugeReadings:
         """What a scrape shows, at this moment."""
@@ -230,6 +259,10 @@ class Gateway:
             crl_seconds_left=None if crl_end is None else (crl_end - self.parts.clock.now()) / NANOSECONDS,
             fill_ratios=fills,
             config_reload_succeeded=self.reload_error is None,
+            exported=self.parts.exports.wanted,
+            exports_age_seconds=self.parts.exports.age_seconds,
+            partitioned=self.parts.partitions.in_force.keys(),
+            disk_fill_ratio=self.disk_fill_ratio(),
             artifacts=self.parts.artifacts.counts(),
         )
 

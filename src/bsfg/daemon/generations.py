@@ -404,6 +404,9 @@ class _BuildObserver:
     def confirmed(self, name: LinkName, error: BsfgError | None) -> None:
         """Not the link's."""
 
+    def arrived(self, name: LinkName, seconds: float) -> None:
+        """A generation that is built follows no fact."""
+
     def set_aside(self, name: LinkName, sequence: int) -> None:
         self._observer.set_aside(name, sequence)
 

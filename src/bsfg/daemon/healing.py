@@ -252,7 +252,7 @@ class Healer:
                 "link_stalled",
                 peer=name.peer,
                 stream=name.stream,
-                message=f"link {name} is stalled: nothing came of its step for two minutes",
+                message=f"link {name} is stalled: for a minute it has neither moved nor been proven level",
             )
         self._stalled = stalled
 

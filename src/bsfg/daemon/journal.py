@@ -10,61 +10,69 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import structlog
-from structlog.typing import EventDict, FilteringBoundLogger
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from bsfg.config.values import LogConfig, LogFormat
+from bsfg.daemon.log_allowance import LineAllowance
+from bsfg.daemon.log_sinks import RotatedFile, Sinks
 from bsfg.model.moment import format_time
 
 FIELD_CHARACTERS_MAX: Final = 4096
 Watcher = Callable[[dict[str, Any]], None]
 _WATCHERS: Final[list[Watcher]] = []
-FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
-class _Sinks:
-    """Writes a finished line to every sink; a sink that fails is skipped, never waited for by the caller's logic."""
+class _PlainSinks:
+    """Each line is written before the call returns: for programs that nobody's traffic waits on."""
 
     def __init__(self, file: Path | None) -> None:
-        self._path = file
-        self._file: TextIO | None = None
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._file = file.open("a", encoding="utf-8", buffering=1)
+        self._file = RotatedFile(file) if file is not None else None
 
-    def msg(self, line: str) -> None:
-        for sink in (sys.stderr, self._file):
-            if sink is not None:
-                try:
-                    print(line, file=sink, flush=True)
-                except (OSError, ValueError):
-                    continue
-        self._rotate()
-
-    info = warning = error = debug = msg
-
-    def _rotate(self) -> None:
-        """Keep one file before the running one, so that the log is bounded."""
-        if self._file is None or self._path is None or self._file.tell() < FILE_BYTES_MAX:
-            return
-        self._file.close()
-        self._path.replace(self._path.with_name(self._path.name + ".1"))
-        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+    def write(self, line: str) -> None:
+        with suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)
+        if self._file is not None:
+            with suppress(OSError, ValueError):
+                self._file.write(line.encode("utf-8", "backslashreplace") + b"\n")
 
 
-def open_journal(log: LogConfig, zone: str) -> FilteringBoundLogger:
-    """The zone's logger; call its ``info``, ``warning`` and ``error`` with an event of ``telemetry.LOG_EVENTS``."""
-    sinks = _Sinks(log.file)
+class _Output:
+    """What structlog calls with a finished line, whatever its level."""
+
+    def __init__(self, sinks: Sinks) -> None:
+        self.msg = self.info = self.warning = self.error = self.debug = sinks.write
+
+
+def open_journal(
+    log: LogConfig,
+    zone: str,
+    sinks: Sinks | None = None,
+    lost: Callable[[], None] = lambda: None,
+    taps: Sequence[Processor] = (),
+) -> FilteringBoundLogger:
+    """The zone's logger; call its ``info``, ``warning`` and ``error`` with an event of ``telemetry.LOG_EVENTS``.
+
+    Lines go to ``sinks``, by default straight to stderr and the file; ``lost`` is called for each line that is beyond
+    the allowance of its event, peer and stream. ``taps`` see each event before it becomes a line.
+    """
     render = _as_json if log.format is LogFormat.JSON else _as_text
     journal: FilteringBoundLogger = structlog.wrap_logger(
-        sinks,
+        _Output(sinks or _PlainSinks(log.file)),
         wrapper_class=structlog.make_filtering_bound_logger("info"),
-        processors=[structlog.processors.add_log_level, _stamp, _show_watchers, render],
+        processors=[
+            structlog.processors.add_log_level,
+            _stamp,
+            _show_watchers,
+            LineAllowance(lost),
+            *taps,
+            render,
+        ],
         context_class=dict,
         zone=zone,
     )
@@ -134,6 +142,10 @@ def _as_text(_logger: Any, _method: str, event: EventDict) -> str:
 
 
 def _bounded(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > FIELD_CHARACTERS_MAX:
-        return value[:FIELD_CHARACTERS_MAX] + "…"
-    return value
+    if isinstance(value, str):
+        return value if len(value) <= FIELD_CHARACTERS_MAX else value[:FIELD_CHARACTERS_MAX] + "…"
+    if value is None or isinstance(value, int | float):
+        return value
+    # What is neither is rare and small; where it is not small, its text is cut like any other.
+    text = json.dumps(value, default=str)
+    return value if len(text) <= FIELD_CHARACTERS_MAX else text[:FIELD_CHARACTERS_MAX] + "…"

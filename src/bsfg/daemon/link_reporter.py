@@ -118,6 +118,9 @@ class LinkReporter:
             message=f"fact {sequence} can't be stored here; its bytes are in the quarantine",
         )
 
+    def arrived(self, name: LinkName, seconds: float) -> None:
+        self.telemetry.canary.labels(name.peer, name.stream).observe(seconds)
+
     def failed_unexpectedly(self, name: LinkName, step: str, error: BaseException) -> None:
         self.faulted(name, f"{step} failed unexpectedly: {error!r}{place_of(error)}")
 

@@ -18,6 +18,7 @@ from bsfg.config.values import Compression, LinkConfig, LinkStart, OnGap, OnUnst
 from bsfg.core.backoff import Backoff
 from bsfg.core.conversation import Event, PartitionBegan, PartitionEnded, Reconfigured, StoreDoubted
 from bsfg.core.link_state import Link, LinkSettings
+from bsfg.daemon.canary import Canary
 from bsfg.daemon.driver import LinkDriver, LinkObserver
 from bsfg.daemon.running_link import Links, RunningLink
 from bsfg.daemon.scheduling import LinkTraffic, Pace, PeerTraffic
@@ -57,6 +58,7 @@ class _Running:
     driver: LinkDriver
     task: asyncio.Task[None]
     traffic: LinkTraffic
+    canary: Canary
     is_provisioned: bool = False
     error: BsfgError | None = None
 
@@ -128,6 +130,7 @@ class LinkSupervisor:
                 if running.driver.link.settings != settings:
                     running.driver.tell(Reconfigured(settings))
                 running.traffic.configure(pace_of(config))
+                running.canary.period_seconds = config.canary_seconds
 
     @asynccontextmanager
     async def stopped(self, name: LinkName) -> AsyncIterator[None]:
@@ -168,15 +171,23 @@ class LinkSupervisor:
     def _start(self, name: LinkName, settings: LinkSettings) -> _Running:
         link = Link(name, settings, is_partitioned=name.peer in self._partitioned)
         traffic = LinkTraffic(name, self._peers.setdefault(name.peer, PeerTraffic()), self.means.clock)
-        driver = self._driver(link, traffic)
+        canary = Canary(self.means.clock)
+        driver = self._driver(link, traffic, canary)
         task = asyncio.create_task(self._run(name), name=f"link {name}")
-        self._links[name] = running = _Running(driver, task, traffic)
+        self._links[name] = running = _Running(driver, task, traffic, canary)
         return running
 
-    def _driver(self, link: Link, traffic: LinkTraffic) -> LinkDriver:
+    def _driver(self, link: Link, traffic: LinkTraffic, canary: Canary) -> LinkDriver:
         means, client = self.means, self.means.client_of(link.name.peer)
         return LinkDriver(
-            link, client, means.inbound, means.quarantine, means.clock, self.observer, traffic=traffic
+            link,
+            client,
+            means.inbound,
+            means.quarantine,
+            means.clock,
+            self.observer,
+            traffic=traffic,
+            canary=canary,
         )
 
     async def _stop(self, name: LinkName) -> None:
@@ -211,7 +222,7 @@ class LinkSupervisor:
         old = running.driver.link
         is_partitioned = name.peer in self._partitioned
         link = Link(name, old.settings, is_partitioned=is_partitioned, is_requested=old.is_requested)
-        running.driver = self._driver(link, running.traffic)
+        running.driver = self._driver(link, running.traffic, running.canary)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -105,13 +105,14 @@ def build_tcp_application(
     host_names: Collection[str] = (),
     further: Sequence[web.RouteDef] = (),
     scraped: Callable[[str], None] = lambda agent: None,
+    page: Sequence[web.RouteDef] = (),
 ) -> web.Application:
     """The application for the ``local:`` listener.
 
-    ``/metrics``, ``/live`` and ``/ready`` need no token; every other route exists only where there is one, and demands
-    it as ``Authorization: Bearer``. A request must be addressed to an IP address, ``localhost`` or one of
-    ``host_names``, so that no web page can reach it under a name of its own. ``scraped`` is told who asked for the
-    metrics. Raises ``configuration`` for an empty token.
+    ``/metrics``, ``/live`` and ``/ready`` need no token, and ``page`` has sessions of its own; every other route
+    exists only where there is a token, and demands it as ``Authorization: Bearer``. A request must be addressed to an
+    IP address, ``localhost`` or one of ``host_names``, so that no web page can reach it under a name of its own.
+    ``scraped`` is told who asked for the metrics. Raises ``configuration`` for an empty token.
     """
     if token == "":
         raise BsfgError(
@@ -121,6 +122,7 @@ def build_tcp_application(
     application.router.add_get("/metrics", _metrics_route(metrics, scraped))
     application.router.add_get("/live", _state_route(lambda: True))
     application.router.add_get("/ready", _state_route(is_ready))
+    application.router.add_routes(page)
     if token is not None:
         guarded = [*_routes(operations), *further]
         application.router.add_routes(

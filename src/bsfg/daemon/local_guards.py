@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
+from bsfg.daemon.caller import note_caller
 from bsfg.errors import BsfgError, Code
 
 REQUESTS_IN_FLIGHT_MAX: Final = 64
@@ -41,6 +42,8 @@ async def require_own_user(request: web.Request, handler: Handler) -> web.Stream
             Code.IDENTITY_REJECTED,
             f"user {user} may not use the local API: it is for the gateway's own user and root",
         )
+    # By number: looking a name up may ask a directory server, and the loop would wait for it.
+    note_caller(f"user {user}")
     return await handler(request)
 
 
@@ -87,6 +90,7 @@ def with_token(handler: Any, token: str) -> Handler:
                 "the local API needs its token",
                 hint="send 'Authorization: Bearer' with the token of local_token_file",
             )
+        note_caller(f"token from {request.remote}")
         response: web.StreamResponse = await handler(request)
         return response
 

@@ -20,7 +20,9 @@ from bsfg.daemon.reload import Reloader
 from bsfg.daemon.running_link import RunningLink
 from bsfg.daemon.stream_decisions import StreamDecisions
 from bsfg.daemon.stream_operations import LocalStore, StreamOperations
+from bsfg.daemon.timeline import Timeline
 from bsfg.daemon.views import time_or_none
+from bsfg.daemon.warnings import warnings_of
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import InitMode, LinkName, LinkState, parse_init_mode
 from bsfg.model.moment import format_time
@@ -42,9 +44,11 @@ _PEER_CHECKS: Final = (
 class Operations(StreamOperations):
     """Everything the local API serves."""
 
-    def __init__(self, gateway: Gateway, store: LocalStore, reloader: Reloader) -> None:
+    def __init__(
+        self, gateway: Gateway, store: LocalStore, reloader: Reloader, timeline: Timeline
+    ) -> None:
         super().__init__(gateway, store)
-        self._reloader = reloader
+        self._reloader, self._timeline = reloader, timeline
         self._decisions = Decisions(gateway, self._driver, gateway.cursor_row)
         self._stream_decisions = StreamDecisions(gateway, store)
 
@@ -59,6 +63,7 @@ class Operations(StreamOperations):
             "health": "degraded" if problems else "ok",
             "problems": problems + gateway.parts.artifacts.notices(),
             "reload_error": gateway.reload_error,
+            "warnings": warnings_of(gateway, self._timeline),
             "version": __version__,
             "started_at": format_time(gateway.started_at),
             "durability": zone.durability.value,
@@ -66,7 +71,8 @@ class Operations(StreamOperations):
             "certificate_days_left": int(gateway.certificate_seconds_left() // 86_400),
             "artifacts": await gateway.parts.artifact_room(),
             "peers": (await self.peers())["peers"],
-            "links": gateway.cursor_rows(),
+            "disk_fill_ratio": gateway.disk_fill_ratio(),
+            "links": gateway.link_rows(),
             "exports": [row.as_json() for row in gateway.parts.exports.rows],
             "partitions": [partition.as_json() for partition in gateway.parts.partitions.in_force.values()],
         }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from bsfg.daemon.caller import caller
 from bsfg.errors import BsfgError, Code
 from bsfg.model.moment import NANOSECONDS, format_time
 from bsfg.model.names import ZoneId
@@ -39,11 +40,14 @@ class Partition:
     reason: str
     began: int
     until: int | None
+    by: str = ""
+    """Who wanted it; empty where nobody wrote that down."""
 
     def as_json(self) -> dict[str, Any]:
         return {
             "peer": self.peer,
             "reason": self.reason,
+            "by": self.by or None,
             "began": format_time(self.began),
             "until": None if self.until is None else format_time(self.until),
         }
@@ -69,7 +73,11 @@ class Partitions:
             try:
                 until = value["until"]
                 partition = Partition(
-                    peer, str(value["reason"]), int(value["began"]), None if until is None else int(until)
+                    peer,
+                    str(value["reason"]),
+                    int(value["began"]),
+                    None if until is None else int(until),
+                    str(value.get("by") or ""),
                 )
             except (KeyError, TypeError, ValueError):
                 # What can't be read still says that an operator wanted this peer cut off.
@@ -92,8 +100,10 @@ class Partitions:
             )
         now = self.clock.now()
         until = None if seconds is None else now + int(seconds * NANOSECONDS)
-        partition = Partition(peer, reason, now, until)
-        await self.store.save(peer, {"reason": reason, "began": now, "until": until})
+        partition = Partition(peer, reason, now, until, caller())
+        await self.store.save(
+            peer, {"reason": reason, "began": now, "until": until, "by": partition.by}
+        )
         self._in_force[peer] = partition
         self.changed(peer, partition, "operator")
         return partition

@@ -1,7 +1,8 @@
 """Whether each peer answers: one small probe a peer, and the word of every link that spoke with it.
 
 A peer counts as unreachable as soon as anything to it fails, and as reachable as soon as anything succeeds; the probe
-bounds both by its period and its deadline, together less than ten seconds (contract, section 8).
+bounds both by its period and its deadline, together less than ten seconds (contract, section 8). Where links speak with
+the peer all the time, their word is enough: it is probed only when nothing was heard for a period.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from bsfg.ports import Clock, PeerClient
 
 PROBE_SECONDS: Final = 4.0
 PROBE_TIMEOUT_SECONDS: Final = 4.0
+PAUSE_SECONDS_MIN: Final = 0.1
+CLOCK_SECONDS: Final = 60.0
+"""How often the peer's clock is looked at, which only a probe does."""
 SKEW_WARNING_SECONDS: Final = 60.0
 
 
@@ -36,25 +40,42 @@ class PeerMonitor:
     skew_seconds: float | None = None
     is_partitioned: bool = False
     _probe_now: asyncio.Event = field(default_factory=asyncio.Event)
+    _heard_at: float = 0.0
+    """When anybody last got an answer; monotonic seconds."""
+    _probed_at: float | None = None
 
     async def run(self) -> None:
         """Probe until cancelled."""
         while True:
-            if not self.is_partitioned:
+            due = self._due_seconds()
+            if due <= 0:
+                self._probe_now.clear()
+                self._probed_at = self.clock.monotonic()
                 await self._probe()
-            self._probe_now.clear()
+                due = max(self._due_seconds(), PAUSE_SECONDS_MIN)
             try:
-                async with asyncio.timeout(PROBE_SECONDS):
+                async with asyncio.timeout(due):
                     await self._probe_now.wait()
             except TimeoutError:
                 continue
+
+    def _due_seconds(self) -> float:
+        """How long until the next probe; nothing is asked of a peer that is cut off."""
+        if self.is_partitioned:
+            self._probe_now.clear()
+            return PROBE_SECONDS
+        if self._probed_at is None or self._probe_now.is_set():
+            return 0.0
+        now = self.clock.monotonic()
+        heard = max(self._heard_at, self._probed_at) if self.reachable else self._probed_at
+        return min(heard + PROBE_SECONDS, self._probed_at + CLOCK_SECONDS) - now
 
     def probe_soon(self) -> None:
         self._probe_now.set()
 
     def answered(self) -> None:
         """Somebody got an answer from this peer."""
-        self.answered_at = self.clock.now()
+        self.answered_at, self._heard_at = self.clock.now(), self.clock.monotonic()
         if self.reachable is not True and not self.is_partitioned:
             self.reachable, self.reason = True, ""
             self.changed(self.peer, True, "")

@@ -78,12 +78,12 @@ class RetrievalOperations:
         return {"artifacts": sorted(rows, key=lambda row: (row["peer"], row["uri"]))}
 
     async def retry(self, uri: str | None, peer: str | None) -> dict[str, Any]:
-        """Try what is wanted now: one name, all of a peer, or all."""
+        """Try what is wanted now: one name, all of a peer, or all. What is here already needs no try."""
         name = None if uri is None else parse_artifact_uri(uri)
         zone = None if peer is None else self._known_peer(peer)
         await self.retrievals.loaded()
         entries = self.retrievals.of(zone, name)
-        if name is not None and not entries:
+        if name is not None and not entries and await self.store.find(name) is None:
             raise BsfgError(
                 Code.ARTIFACT_NOT_FOUND,
                 f"artifact {name} is not on the list of what is wanted",

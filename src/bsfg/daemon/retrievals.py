@@ -252,7 +252,11 @@ class Retrievals:
         await self.loaded()
         while True:
             entry, transfer = await self._next(peer, lane)
-            await self._attempt(entry, transfer)
+            try:
+                await self._attempt(entry, transfer)
+            except Exception as error:
+                # A lane must outlive a fault of ours, and its entry must not be left as if it were on its way.
+                self._told(entry, self._failed(transfer, self._fault(entry.artifact, error), Progress()))
 
     async def _next(self, peer: ZoneId, lane: _Lane) -> tuple[Entry, Transfer]:
         """The entry whose time has come first, once the peer may be asked."""
@@ -312,14 +316,14 @@ class Retrievals:
         except BsfgError as error:
             return error
         except Exception as error:
-            # A lane must outlive a fault of ours: it is named, counted and tried again.
-            self.journal.error(
-                "artifact_fault",
-                peer=artifact.peer,
-                message=f"fetching {artifact.uri} failed unexpectedly: {error!r}{place_of(error)}",
-            )
-            return BsfgError(Code.INTERNAL, f"fetching {artifact.uri} failed: {error!r}")
+            return self._fault(artifact, error)
         return None
+
+    def _fault(self, artifact: WantedArtifact, error: Exception) -> BsfgError:
+        """What nobody foresaw is named, and tried again as any other failure."""
+        words = f"fetching {artifact.uri} failed unexpectedly: {error!r}{place_of(error)}"
+        self.journal.error("artifact_fault", peer=artifact.peer, message=words)
+        return BsfgError(Code.INTERNAL, words)
 
     def _failed(self, transfer: Transfer, error: BsfgError, progress: Progress) -> TransferFailed:
         return TransferFailed(transfer.ticket, error, progress.has_moved, self.clock.now(), self.chance())

@@ -6,15 +6,48 @@ are read from the gateway when somebody scrapes, so that what is unknown is abse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 LINK: Final = ("peer", "stream")
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ARRIVAL_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0)
+
+GAUGES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "bsfg_replication_lag_seconds": ("Seconds since the oldest fact that we lack, by the sender's clock.", LINK),
+    "bsfg_replication_lag_facts": ("Facts between our cursor and the sender's head.", LINK),
+    "bsfg_replication_lag_observed_age_seconds": ("Seconds since the sender's last word, by our clock.", LINK),
+    "bsfg_cursor_sequence": ("Origin sequence of the last fact durably appended.", LINK),
+    "bsfg_peer_head_sequence": ("Last sequence that the sender has.", LINK),
+    "bsfg_link_state": ("1 for the state that a link is in, 0 for the others.", (*LINK, "state")),
+    "bsfg_link_halted": ("1 for the reason for which a link waits for an operator.", (*LINK, "reason")),
+    "bsfg_peer_reachable": ("1 while the peer answers us, 0 while it does not.", ("peer",)),
+    "bsfg_peer_partitioned": ("1 while an operator has cut the peer off, else 0.", ("peer",)),
+    "bsfg_frontier_offset": ("Last sequence that the peer has confirmed.", LINK),
+    "bsfg_backlog_facts": ("Facts that the peer has not confirmed.", LINK),
+    "bsfg_backlog_oldest_seconds": ("Seconds since the oldest fact that the peer has not confirmed.", LINK),
+    "bsfg_backlog_observed_age_seconds": ("Seconds since the backlog was last read off the store.", LINK),
+    "bsfg_retention_headroom_seconds": (
+        "Seconds until max_age removes a fact that the peer has not confirmed; absent while none waits.",
+        LINK,
+    ),
+    "bsfg_artifacts": ("Artifacts of peers that are wanted here, by state.", ("state",)),
+    "bsfg_certificate_expiry_seconds": ("Seconds until our certificate ends.", ()),
+    "bsfg_crl_expiry_seconds": ("Seconds until the first revocation list ends.", ()),
+    "bsfg_store_buffer_fill_ratio": ("Bytes of a local stream over its max_bytes, 0 to 1.", ("stream",)),
+    "bsfg_disk_fill_ratio": ("Used share of the disk of data/, 0 to 1.", ()),
+    "bsfg_config_reload_success": ("1 if the last configuration on disk is the running one, else 0.", ()),
+}
+"""Every gauge: what it says with its unit, and its labels; read from the gateway at each scrape."""
+
+COUNTERS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "bsfg_gap_facts": ("Sequences of a sender that we never got and went on without, by the recorded gaps.", LINK),
+}
+"""Counters that are read off what is recorded; those that are counted are :class:`Telemetry`'s."""
 
 LOG_EVENTS: Final = {
     "gateway_started": "the gateway serves its zone",
@@ -59,7 +92,7 @@ LOG_EVENTS: Final = {
     "disk_freed": "the disk of data/ has space again",
     "substrate_wedged": "the local server answers and stores nothing",
     "substrate_healed": "the embedded server was restarted, because it stored nothing",
-    "link_stalled": "nothing came of a link's step for two minutes",
+    "link_stalled": "a link neither moves nor is proven level",
     "artifact_missing": "a peer does not have an artifact that facts name or somebody asked for; it is tried again",
     "artifact_corrupt": "what came is not what was named: both digests are told, it is set aside and tried again",
     "artifact_forbidden": "a peer does not let us have an artifact; it is tried again when policy changes",
@@ -73,6 +106,7 @@ LOG_EVENTS: Final = {
     "worker_started": "a worker process runs its links",
     "worker_lost": "a worker process ended or did not answer, and is started again",
     "worker_notice": "reports of a worker process were dropped",
+    "log_lines_lost": "a log sink did not take lines in time; how many were lost",
 }
 
 
@@ -98,6 +132,13 @@ class Telemetry:
             "From giving a page to the inbound stream to its last acknowledgement.",
             LINK,
             buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.canary = Histogram(
+            "bsfg_canary_seconds",
+            "From a fact's stored time at its origin to its being durable here, one fact a period of canary:.",
+            LINK,
+            buckets=ARRIVAL_SECONDS,
             registry=self.registry,
         )
         self.facts_appended = self._counter("bsfg_facts_appended", "Facts durably appended.", LINK)
@@ -129,6 +170,11 @@ class Telemetry:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.log_lines_dropped = self._counter(
+            "bsfg_log_lines_dropped",
+            "Log lines dropped: beyond the allowance of their event and peer, or not taken by a sink in time.",
+            ("cause",),
+        )
         self.artifact_fetches = self._counter(
             "bsfg_artifact_fetches", "Attempts to bring a peer's artifact here, by how they ended.", ("result",)
         )
@@ -159,6 +205,13 @@ class _Gauges(Collector):
         return []
 
 
-def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> GaugeMetricFamily:
-    """An empty family of gauges; add only what is known."""
+def gauge(name: str) -> GaugeMetricFamily:
+    """An empty family of a declared gauge; add only what is known."""
+    text, labels = GAUGES[name]
     return GaugeMetricFamily(name, text, labels=labels)
+
+
+def counter(name: str) -> CounterMetricFamily:
+    """An empty family of a declared counter that is read off durable state instead of being counted."""
+    text, labels = COUNTERS[name]
+    return CounterMetricFamily(name, text, labels=labels)

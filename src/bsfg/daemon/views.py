@@ -39,20 +39,32 @@ def sender_word(driver: RunningLink, monitor: PeerMonitor | None) -> dict[str, A
     """Head and lag by the sender's word while it is fresh and the peer is reachable; its age always."""
     word, heard_at = driver.link.word, driver.heard_at
     age = None if heard_at is None else driver.clock.monotonic() - heard_at
-    is_reachable = monitor is None or monitor.reachable is not False
     row: dict[str, Any] = {
         "head": None,
         "head_age_seconds": None if age is None else round(age, 3),
         "lag_facts": None,
         "lag_seconds": None,
     }
-    if word is None or age is None or age > WORD_FRESH_SECONDS or not is_reachable:
+    if word is None or not _is_fresh(driver, monitor):
         return row
     in_hand = driver.in_hand
     oldest = word.next_time if in_hand.oldest_time is None else in_hand.oldest_time
     lag = 0.0 if oldest is None else max(0, word.sender_time - oldest) / NANOSECONDS
     facts = word.pending + in_hand.facts
     return row | {"head": word.head, "lag_facts": facts, "lag_seconds": round(lag, 6)}
+
+
+def lag_facts(driver: RunningLink, monitor: PeerMonitor | None) -> int | None:
+    """The lag alone, as :func:`sender_word` has it."""
+    word = driver.link.word
+    return None if word is None or not _is_fresh(driver, monitor) else word.pending + driver.in_hand.facts
+
+
+def _is_fresh(driver: RunningLink, monitor: PeerMonitor | None) -> bool:
+    """Whether the sender's word counts: it is fresh, and the peer is reachable (contract, section 8)."""
+    if driver.heard_at is None or (monitor is not None and monitor.reachable is False):
+        return False
+    return driver.clock.monotonic() - driver.heard_at <= WORD_FRESH_SECONDS
 
 
 def init_row(init: Init | None) -> dict[str, Any] | None:

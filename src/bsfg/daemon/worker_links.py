@@ -247,6 +247,7 @@ class WorkerLinks:
             "peer_silent": reporter.peer_silent,
             "fetched": reporter.fetched,
             "appended": reporter.appended,
+            "arrived": reporter.arrived,
             "confirmed": reporter.confirmed,
             "set_aside": reporter.set_aside,
             "faulted": reporter.faulted,

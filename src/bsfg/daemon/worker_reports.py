@@ -89,6 +89,9 @@ class Reports:
     def set_aside(self, name: LinkName, sequence: int) -> None:
         self.call("set_aside", name, sequence)
 
+    def arrived(self, name: LinkName, seconds: float) -> None:
+        self.call("arrived", name, seconds)
+
     def failed_unexpectedly(self, name: LinkName, step: str, error: BaseException) -> None:
         self.call("faulted", name, f"{step} failed unexpectedly: {error!r}{place_of(error)}")
 

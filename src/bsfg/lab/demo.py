@@ -20,6 +20,7 @@ from typing import Any, Final
 from bsfg.errors import EXIT_DONE, EXIT_FAILED, BsfgError
 from bsfg.lab import (
     demo_artifacts,
+    demo_bringup,
     demo_compare,
     demo_flow,
     demo_sabotage,
@@ -34,6 +35,7 @@ from bsfg.lab.homes import ZONE_NAMES
 
 FULL: Final = Sizes()
 LINE_SECONDS_MAX: Final = 60.0
+EVERYTHING: Final = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class Line:
     probe: Callable[[Stage, Evidence], Awaitable[str]]
     """Fills in the evidence, returns its essence, raises where the title is not true."""
     needs: str | None
-    """The line without which this one can't be judged."""
+    """The line without which this one can't be judged; ``EVERYTHING`` for all before it."""
+    seconds_max: float = LINE_SECONDS_MAX
 
 
 LINES: Final = (
@@ -67,6 +70,14 @@ LINES: Final = (
     Line("partition", "Partitioned, both zones work on", demo_trouble.partition, "kill-resume"),
     Line("reconciliation", "Reconciled, caught up by themselves", demo_trouble.reconciliation, "partition"),
     Line("comparison", "Both zones equal, fact by fact", demo_compare.comparison, "reconciliation"),
+    Line(
+        "bring-up",
+        "The runbook holds on both zones",
+        demo_bringup.bring_up,
+        EVERYTHING,
+        2 * demo_bringup.BRING_UP_SECONDS_MAX,
+    ),
+    Line("handoff", "One handoff, signed by both zones", demo_bringup.handoff, "bring-up"),
 )
 SABOTAGES: Final = tuple(demo_sabotage.SABOTAGES)
 
@@ -160,13 +171,14 @@ async def _opened(place: Path, sizes: Sizes) -> AsyncIterator[Stage]:
 
 async def _judge(line: Line, stage: Stage, results: list[Result], sabotage: str | None) -> Result:
     """Run a line unless the one that it stands on failed or was not run."""
-    needed = next((result for result in results if result.id == line.needs), None)
-    if needed is not None and needed.outcome is not Outcome.PASSED:
+    wanted = (result for result in results if line.needs in (EVERYTHING, result.id))
+    needed = next((result for result in wanted if result.outcome is not Outcome.PASSED), None)
+    if needed is not None:
         return Result(line.id, line.title, Outcome.NOT_RUN, f"not run: needs {needed.id}", 0.0, {})
     evidence: Evidence = {}
     began = time.monotonic()
     try:
-        async with asyncio.timeout(LINE_SECONDS_MAX):
+        async with asyncio.timeout(line.seconds_max):
             summary = await _probe(line, stage, evidence, is_sabotaged=sabotage == line.id)
         outcome = Outcome.PASSED
     except NotHeld as error:
@@ -174,7 +186,7 @@ async def _judge(line: Line, stage: Stage, results: list[Result], sabotage: str 
     except BsfgError as error:
         outcome, summary = Outcome.FAILED, error.message
     except TimeoutError:
-        outcome, summary = Outcome.FAILED, f"not finished within {LINE_SECONDS_MAX:.0f} s"
+        outcome, summary = Outcome.FAILED, f"not finished within {line.seconds_max:.0f} s"
     except Exception as error:
         # Whatever stops a line, the others and the clearing up go on.
         outcome, summary = Outcome.FAILED, f"{type(error).__name__}: {error}"

@@ -100,7 +100,7 @@ async def spoilt_is_set_aside(stage: Stage, evidence: Evidence) -> str:
     visible = object_path(stage.plant, reference["artifact_sha256"]).exists()
     demand(not visible, "the spoilt bytes are visible at plant-a")
     await asyncio.to_thread(_overwrite, source, SPOILT_CONTENT)
-    await stage.ask(stage.plant, "artifact", "retry", "--uri", reference["artifact_uri"])
+    await stage.ask(stage.plant, "artifact", "retry", "--peer", PEER)
     await _all_reach(stage, [reference], "verified")
     return f"sha-256 {spoilt[:8]}… for {row['sha256'][:8]}…; mended, verified"
 

@@ -18,6 +18,7 @@ from typing import Final
 
 from bsfg.lab import held, processes, templates
 from bsfg.lab.demo_artifacts import DOCUMENTS, SPOILT_BYTES, SPOILT_CONTENT, object_path
+from bsfg.lab.demo_bringup import HANDOFFS
 from bsfg.lab.demo_flow import INBOUND, PEER, STREAM
 from bsfg.lab.demo_stage import Stage, credentials_of, wait_until
 from bsfg.lab.demo_trust import UNLISTED_IDENTITY, UNLISTED_STREAM, UNLISTED_ZONE, rogue_credentials
@@ -221,6 +222,28 @@ async def alter_a_payload(stage: Stage) -> AsyncIterator[None]:
     yield
 
 
+@asynccontextmanager
+async def contradict_the_inputs(stage: Stage) -> AsyncIterator[None]:
+    """What people wrote down for the bring-up names another endpoint than the one that runs."""
+    path = stage.plant.home / "config" / "bringup.yaml"
+    kept = path.read_bytes()
+    port = stage.enterprise.endpoint.rpartition(":")[2].encode()
+    write_whole(path, kept.replace(b":" + port, b":1"), PUBLIC_MODE)
+    try:
+        yield
+    finally:
+        write_whole(path, kept, PUBLIC_MODE)
+
+
+@asynccontextmanager
+async def polish_the_record(stage: Stage) -> AsyncIterator[None]:
+    """Somebody edits enterprise's handoff before it is merged."""
+    record = Path(stage.notes[HANDOFFS][1]) / "handoff.md"
+    with record.open("a", encoding="utf-8") as file:
+        file.write("\nAll the best.\n")
+    yield
+
+
 SABOTAGES: Final[Mapping[str, Sabotage]] = {
     "health": expect_somebody_else,
     "wrong-ca": trust_the_rogue,
@@ -237,4 +260,6 @@ SABOTAGES: Final[Mapping[str, Sabotage]] = {
     "partition": reconcile_too_early,
     "reconciliation": stay_apart,
     "comparison": alter_a_payload,
+    "bring-up": contradict_the_inputs,
+    "handoff": polish_the_record,
 }

@@ -86,6 +86,7 @@ STATUS = {
     ],
     "partitions": [{"peer": "plant-b", "reason": "drill", "began": "2025-01-16T09:50:00.000000000Z", "until": None}],
     "certificate_days_left": 88,
+    "disk_fill_ratio": 0.85,
 }
 PEER_CHECK = {
     "peer": "enterprise",

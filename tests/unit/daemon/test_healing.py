@@ -13,9 +13,7 @@ import pytest
 from tests.support.twin_link import NAME, STREAM, TwinLink
 
 from bsfg.config.values import LogConfig
-from bsfg.core.conversation import Started
 from bsfg.daemon.audit import AuditLog
-from bsfg.daemon.driver import STALL_SECONDS
 from bsfg.daemon.healing import (
     EXHAUSTED_BYTES,
     FAILED_APPENDS_MIN,
@@ -369,22 +367,6 @@ async def test_a_stalled_link_is_said_once(zone: Zone, capsys: pytest.CaptureFix
     zone.stalled = [NAME]
     await zone.pass_time(1)
     assert zone.events(capsys) == ["link_stalled"]
-
-
-async def test_a_link_whose_step_comes_to_nothing_is_stalled_after_two_minutes() -> None:
-    """By an injected clock: a step that never ends is out, and nothing else happens (I26)."""
-    twin = TwinLink()
-    clock = Hand()
-    driver = twin.new_driver()
-    driver.clock = clock
-    driver.link = replace(driver.link)
-    driver._carry_out = lambda command: None  # type: ignore[method-assign]
-    assert driver.state is LinkState.STARTING, "nothing is out yet"
-    driver._take(Started())
-    clock.seconds += STALL_SECONDS - 1
-    assert driver.state is LinkState.STARTING
-    clock.seconds += 2
-    assert driver.state is LinkState.STALLED
 
 
 async def _unanswered(*_: object) -> None:

@@ -547,3 +547,22 @@ async def test_a_bad_reference_is_told_once_and_holds_nothing_up() -> None:
     async with desk() as at, scanning(at, stream):
         await eventually(lambda: bool(at.retrievals.of()))
         assert at.said("artifact_reference") == 1
+
+
+async def test_a_fault_of_ours_stops_no_lane_and_leaves_no_entry_behind() -> None:
+    class Faulty(MemoryWantedArtifacts):
+        faults = 2
+
+        async def remove(self, artifact: WantedArtifact) -> None:
+            if self.faults:
+                self.faults -= 1
+                raise RuntimeError("a fault of ours")
+            await super().remove(artifact)
+
+    names = [uri(f"{number}.json") for number in range(4)]
+    async with desk(has={name: str(name).encode() for name in names}) as at:
+        at.shelf = at.retrievals.wanted = Faulty()
+        await at.want(*[wanted(str(name).encode(), name) for name in names])
+        await eventually(lambda: at.is_done and at.said("artifact_fault") == 2)
+        for name in names:
+            assert await content_of(at.store, name) == str(name).encode()

@@ -31,6 +31,8 @@ ROW = {
     "lag_facts": 2,
     "lag_seconds": 1.5,
     "head_age_seconds": 0.5,
+    "reason": None,
+    "gaps": [],
 }
 READINGS = GaugeReadings([ROW], [], {parse_zone("enterprise"): True}, 60.0, 86_400.0, None, {}, True)
 
