@@ -150,9 +150,11 @@ def test_two_at_once_and_ctrl_c(lab: Lab) -> None:
     before = len(records(lab.plant))
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     eventually("it has begun", 60, lambda: len(records(lab.plant)) > before)
+    running.send_signal(signal.SIGSTOP)
     done = lab.plant.bsfg("bringup", "--peer", ENTERPRISE)
     assert done.status == 3 and f"process {running.pid}" in done.errors
     asked = time.monotonic()
+    running.send_signal(signal.SIGCONT)
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=30)
     assert running.returncode == 130 and b"Traceback" not in errors

@@ -62,7 +62,7 @@ async def test_help_answers_quickly() -> None:
 def test_every_command_has_home_output_and_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--help"]) == 0
     text = capsys.readouterr().out
-    assert all(option in text for option in ("--home", "--output [text|json]", "--help"))
+    assert all(option in text for option in ("--home", "--output [text|json", "--help"))
 
 
 @pytest.mark.parametrize("noun", NOUNS)
