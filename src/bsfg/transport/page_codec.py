@@ -58,7 +58,7 @@ class _Body(msgspec.Struct, array_like=True):
     sequences: list[int]
     times: list[int]
     subjects: list[str]
-    """The distinct ones, in any order."""
+    """The distinct ones, sorted, so that one page has one spelling."""
     subject_numbers: list[int]
     """Each fact's place in ``subjects``; empty where there is only one."""
     headers: list[bytes]
@@ -127,7 +127,7 @@ def encode(page: Page) -> bytes:
 
 
 def _numbered(column: list[str]) -> tuple[list[str], list[int]]:
-    distinct = list(set(column))
+    distinct = sorted(set(column))
     if len(distinct) <= 1:
         return distinct, []
     places = {subject: number for number, subject in enumerate(distinct)}
