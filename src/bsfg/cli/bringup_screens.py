@@ -77,7 +77,7 @@ def check_lines(result: CheckResult) -> Iterable[str]:
     first, *rest = _wrapped(printable(result.title), width)
     yield f"{head}{first.ljust(width)}{_seconds(result).rjust(TIME_COLUMNS)}".rstrip()
     for line in rest:
-        yield " " * (COLUMNS - TIME_COLUMNS - width) + line
+        yield " " * (COLUMNS - TIME_COLUMNS - width) + line.strip()
     if word := _SHOWS_SUMMARY.get(result.outcome):
         yield from _detail(word, result.summary)
     if result.outcome in (Outcome.FAILED, Outcome.WARNED):
