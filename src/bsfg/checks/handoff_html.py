@@ -47,7 +47,7 @@ td.good, td.bad, td.fair { font-weight: 600; }
 table { width: 100%; border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .5rem; border-bottom: 1px solid var(--line); }
 th { background: var(--soft); }
-th, td.good, td.bad, td.fair, td:first-child { overflow-wrap: normal; }
+th, td.good, td.bad, td.fair, td:first-child, td:nth-child(2) { overflow-wrap: normal; }
 table.form { table-layout: fixed; }
 table.form td { height: 2.8rem; }
 pre { white-space: pre-wrap; padding: .7rem .8rem; background: var(--soft); border: 1px solid var(--line);
@@ -56,7 +56,7 @@ pre { white-space: pre-wrap; padding: .7rem .8rem; background: var(--soft); bord
   thead { display: none; }
   table, tbody, tr, td { display: block; width: 100%; }
   tr { margin-bottom: .8rem; border: 1px solid var(--line); }
-  td, td:first-child { padding: .3rem .5rem .3rem 8rem; border-bottom: 0; overflow-wrap: anywhere; }
+  td, td:first-child, td:nth-child(2) { padding: .3rem .5rem .3rem 8rem; border-bottom: 0; overflow-wrap: anywhere; }
   td::before { content: attr(data-head); float: left; width: 7rem; margin-left: -7.5rem; font-weight: 400;
     color: var(--text); opacity: .7; }
 }
