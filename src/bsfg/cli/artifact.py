@@ -29,8 +29,9 @@ def command() -> None:
 def put_file(
     home: Path, output: str, file: BufferedReader, artifact_type: str, key: str | None, media_type: str | None
 ) -> None:
-    """Store a file (or - for standard input) and print {uri, sha256, size, media_type}.
+    """Store a file, or standard input, as an artifact.
 
+    Prints {uri, sha256, size, media_type}. For standard input give - as the file.
     The key is the file's name unless --key gives another. What is stored never changes: the same bytes under the same
     key are done, other bytes are refused (conflicting_duplicate), and --key gives them a place of their own.
     """
@@ -44,7 +45,10 @@ def put_file(
 )
 @common_options
 def list_artifacts(home: Path, output: str, peer: str | None, state: str | None) -> None:
-    """Our own artifacts and those of peers, and what became of each; with --peer or --state only those of peers."""
+    """Our artifacts and those of peers, each with its state.
+
+    With --peer or --state only those of peers.
+    """
     answer = LocalClient(home).get(route("artifacts"), peer=peer, state=state)
     is_all = peer is None and state is None
     render.show(answer, output, artifact_screens.both if is_all else artifact_fetch.listed)

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import click
 
-from bsfg.daemon import units
 from bsfg.errors import BsfgError
+from bsfg.model import units
 
 COLUMNS: Final = 80
 COLUMN_WIDTH_MIN: Final = 8

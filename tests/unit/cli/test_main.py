@@ -44,7 +44,8 @@ print(status, sorted(set({HEAVY!r}) & set(sys.modules)), sorted(m for m in sys.m
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": SOURCE}, timeout=20
     )
-    modules = "['bsfg.cli', 'bsfg.cli.lazy', 'bsfg.cli.main', 'bsfg.cli.render', 'bsfg.errors']"
+    cli = ["bsfg.cli", "bsfg.cli.lazy", "bsfg.cli.main", "bsfg.cli.render"]
+    modules = [*cli, "bsfg.errors", "bsfg.model", "bsfg.model.units"]
     assert run.stdout.splitlines()[-1] == f"0 [] {modules}"
 
 
