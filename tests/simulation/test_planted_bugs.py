@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import pytest
 from tests.simulation.fault_kinds import Fault
-from tests.simulation.faults_of_receiver import inbound_purged, stale_gateway, store_power_cut
-from tests.simulation.faults_of_sender import facts_expired, last_facts_deleted, source_restored
+from tests.simulation.faults_of_receiver import inbound_purged, store_power_cut
+from tests.simulation.faults_of_sender import last_facts_deleted, source_restored
 from tests.simulation.receiver_store import Answer, ReceiverStore
 from tests.simulation.seeds import run_seed
 from tests.simulation.source_store import SourceStore
@@ -32,7 +32,7 @@ from bsfg.core.conversation import (
 from bsfg.core.link import advance
 from bsfg.core.link_state import Link
 from bsfg.core.reconcile import Halt, NeedsStart, Resume, resume
-from bsfg.model.cursor import Cursor, Fence, LinkName, LinkRecord, LocalPosition
+from bsfg.model.cursor import Cursor, Fence, LinkName, LocalPosition
 from bsfg.model.fact import Fact
 from bsfg.model.names import StreamName
 from bsfg.model.page import Agreement, LogSlice, PageLimits
@@ -158,22 +158,6 @@ def test_never_looking_at_a_stream_that_flows_is_caught() -> None:
 
 def _meanwhile(fault: Fault, world: World) -> None:
     world.mischief(15.0, partial(fault, world))
-
-
-def test_saving_a_record_whatever_has_been_saved_meanwhile_is_caught() -> None:
-    save = ReceiverStore.save
-
-    def saves_over_anything(self: ReceiverStore, record: LinkRecord, revision: int | None) -> int:
-        return save(self, record, None)
-
-    must_be_caught("lost", ReceiverStore, {"save": saves_over_anything}, _two_gateways_and_retention)
-
-
-def _two_gateways_and_retention(world: World) -> None:
-    world.settings = replace(world.settings, records_gaps=True)
-    for seconds in range(4, 30, 4):
-        world.mischief(seconds, partial(stale_gateway, world))
-        world.mischief(seconds + 1.5, partial(facts_expired, world))
 
 
 def test_not_agreeing_again_behind_a_read_of_another_history_is_caught() -> None:
