@@ -26,6 +26,7 @@ from nats.js.api import ConsumerConfig, StreamConfig
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.model.names import StreamName, ZoneId, physical, subjects
 from bsfg.substrates.embedded import EmbeddedObserver, EmbeddedServer, EmbeddedState
+from bsfg.substrates.embedded_launch import ServerLauncher
 from bsfg.substrates.embedded_process import find_program
 from bsfg.substrates.embedded_record import ServerRecord, load_record
 from bsfg.substrates.nkey_files import ensure_seed
@@ -259,6 +260,29 @@ async def test_two_gateways_never_start_two_servers(make: MakeServer) -> None:
     os.kill(pid, signal.SIGKILL)
     await until(lambda: all(server.pid not in (pid, None) for server in (first, second)))
     assert first.pid == second.pid
+
+
+async def test_a_stop_comes_although_a_library_swallows_its_cancellation(
+    make: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swallowed = 0
+
+    async def stubborn(self: ServerLauncher, process: object) -> None:
+        nonlocal swallowed
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            swallowed += 1
+            await asyncio.sleep(60)
+
+    monkeypatch.setattr(ServerLauncher, "wait_ready", stubborn)
+    server = make()
+    starting = asyncio.create_task(server.start())
+    await until(lambda: server.pid is not None)
+    async with asyncio.timeout(5):
+        await server.stop()
+    assert (swallowed, server.pid) == (1, None)
+    await asyncio.gather(starting, return_exceptions=True)
 
 
 async def test_a_killed_server_comes_back_with_all_that_it_acknowledged(make: MakeServer) -> None:

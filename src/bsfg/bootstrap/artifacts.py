@@ -15,7 +15,7 @@ from aiohttp import web
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.zone import Zone
 from bsfg.config.permissions import check_private
-from bsfg.config.values import Configuration, FileStore, Redirect, S3Store
+from bsfg.config.values import Configuration, FileStore, Redirect
 from bsfg.daemon.artifact_local_routes import artifact_local_routes
 from bsfg.daemon.artifact_operations import ArtifactOperations
 from bsfg.daemon.gateway import Gateway
@@ -24,7 +24,6 @@ from bsfg.ports import ArtifactStore, StoredArtifact
 from bsfg.substrates.artifact_catalog import ArtifactQuotas
 from bsfg.substrates.consumers import LocalAccess
 from bsfg.substrates.file_artifacts import OBJECTS, open_file_artifacts
-from bsfg.substrates.s3_artifacts import S3Artifacts, S3Place, open_s3_artifacts, read_keys
 from bsfg.transport.artifact_routes import ArtifactRoutes, Presign
 from bsfg.transport.routes import PeerRoute
 
@@ -58,19 +57,19 @@ def open_artifacts(zone: Zone, configuration: Callable[[], Configuration], stack
         store = open_file_artifacts(folder, own, quotas, zone.clock, report)
         artifacts = Artifacts(store, partial(_object_path, folder), None)
     else:
-        backend = _s3_backend(config.store, config.bucket)
+        # Its library takes five megabytes, which only zones with such a store shall pay.
+        from bsfg.substrates.s3_artifacts import S3Artifacts, S3Place, open_s3_artifacts, read_keys
+
+        if config.store.credentials_file is not None:
+            check_private(config.store.credentials_file)
+        place = S3Place(config.store.endpoint, config.store.region, config.bucket)
+        backend = S3Artifacts(place, read_keys(config.store.credentials_file, os.environ))
         staging = zone.configuration.paths.data / STAGING
         store = open_s3_artifacts(backend, staging, own, quotas, zone.clock, report)
         artifacts = Artifacts(store, lambda _: None, lambda stored: backend.presigned(stored, REDIRECT_SECONDS))
     store.open()
     stack.push_async_callback(store.close)
     return artifacts
-
-
-def _s3_backend(store: S3Store, bucket: str) -> S3Artifacts:
-    if store.credentials_file is not None:
-        check_private(store.credentials_file)
-    return S3Artifacts(S3Place(store.endpoint, store.region, bucket), read_keys(store.credentials_file, os.environ))
 
 
 def _object_path(folder: Path, stored: StoredArtifact) -> Path:

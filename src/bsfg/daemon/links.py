@@ -25,10 +25,12 @@ from bsfg.daemon.scheduling import LinkTraffic, Pace, PeerTraffic
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import LinkName, LinkState
 from bsfg.model.names import ZoneId
-from bsfg.model.page import BYTES_MAX, PageLimits
+from bsfg.model.page import PageLimits
 from bsfg.ports import Clock, InboundLog, PeerClient, Quarantine
 
 PAGE_FACTS: Final = 5_000
+PAGE_BYTES: Final = 2 * 1024 * 1024
+"""Larger pages move no more facts a second, and three of them in flight cost memory."""
 PAGES_MAX: Final = 8
 """In one answer while a link catches up."""
 RESTART_SECONDS: Final = 2.0
@@ -42,7 +44,7 @@ def settings_of(config: LinkConfig, limits: Limits) -> LinkSettings:
         starts_on_load=config.start is LinkStart.LOAD,
         records_gaps=config.on_gap is OnGap.RECORD_AND_CONTINUE,
         sets_aside=config.on_unstorable is OnUnstorable.QUARANTINE,
-        limits=PageLimits(facts=PAGE_FACTS, bytes=BYTES_MAX, wait_seconds=limits.poll_wait_seconds),
+        limits=PageLimits(facts=PAGE_FACTS, bytes=PAGE_BYTES, wait_seconds=limits.poll_wait_seconds),
         pages_max=PAGES_MAX,
         backoff=Backoff(limits.retry_delay_seconds_min, limits.retry_delay_seconds_max),
     )

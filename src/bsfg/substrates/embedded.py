@@ -22,6 +22,7 @@ from bsfg.substrates.server_version import format_version
 START_SECONDS: Final = 10.0
 CRASH_WINDOW_SECONDS: Final = 60.0
 CRASHES_MAX: Final = 5
+CANCEL_SECONDS: Final = 0.5
 _BACKOFF: Final = Backoff(delay_seconds_min=0.2, delay_seconds_max=8.0)
 
 
@@ -232,9 +233,10 @@ class EmbeddedServer:
 
     async def _end_supervision(self) -> None:
         supervisor, self._supervisor = self._supervisor, None
-        if supervisor is not None:
+        while supervisor is not None and not supervisor.done():
+            # A library that is being awaited may swallow a cancellation (seen), and then it must be told again.
             supervisor.cancel()
-            await asyncio.wait({supervisor})
+            await asyncio.wait({supervisor}, timeout=CANCEL_SECONDS)
         self._asked = ""
         self._settle(SubstrateUnavailable("nats-server is not supervised any more"))
 
