@@ -9,13 +9,14 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 BUDGET := 300
 
-.PHONY: help install demo setup-tests test simulate fuzz check bench bench-neighbours bench-idle artifact-heavy faults lock \
+.PHONY: help install demo setup-tests test test-slow simulate fuzz check bench bench-neighbours bench-idle artifact-heavy faults lock \
 	clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo     set up everything and show two zones exchanging facts, under a minute'
 	@echo 'make test     set up everything and run the tests'
+	@echo 'make test-slow  every sabotage of the demo and every way in which a bring-up fails, about ten minutes'
 	@echo 'make install  the program at .venv/bin/bsfg'
 	@echo 'make simulate seeded faults on a virtual clock; SEEDS=100000, or SEED=123 for the full trace of one'
 	@echo 'make fuzz     bytes that nobody sends, into all that takes bytes from a peer or from NATS; SEED=1 BUDGET=300'
@@ -36,8 +37,12 @@ demo: install
 # The tests that run real zones come last, at most two at a time; those that cut power and cables come alone.
 test: $(VENV)/.development-installed setup-tests
 	$(PYTEST) --numprocesses 2 --dist loadfile --ignore tests/acceptance --ignore tests/faults
-	$(PYTEST) --numprocesses 2 --dist loadfile tests/acceptance
+	$(PYTEST) --numprocesses 2 --dist loadfile -m "not slow" tests/acceptance
 	$(PYTEST) tests/faults
+
+# What takes too long for each change: every sabotage of the demo, every way in which a bring-up fails.
+test-slow: $(VENV)/.development-installed setup-tests
+	$(PYTEST) --numprocesses 2 --dist loadfile -m slow tests/acceptance
 
 SEEDS ?= 100000
 SIZE_MIB ?= 5000

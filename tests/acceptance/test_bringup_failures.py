@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 from tests.support.lab_zones import ENTERPRISE, PLANT, Lab, Zone, eventually, running_lab
 
 from bsfg.config.home import Home
@@ -322,7 +323,27 @@ def named_trust_chain(lab: Lab) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("row", ROWS, ids=str)
+IN_EACH_RUN: Final = frozenset(
+    {
+        "preconditions.commissioned",
+        "inputs.endpoints",
+        "trust.own-expiry",
+        "trust.peer-chain",
+        "access.peer-listed",
+        "access.peer-grants",
+        "cursors.policy",
+        "fetch.first",
+        "trust.peer-revocation",
+    }
+)
+"""The others take minutes, and are for ``make test-slow``."""
+
+
+def _marked(row: Row) -> ParameterSet:
+    return pytest.param(row, marks=() if row.check in IN_EACH_RUN else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("row", map(_marked, ROWS), ids=map(str, ROWS))
 def test_one_broken_thing_fails_one_check(lab: Lab, row: Row) -> None:
     with row.broken(lab):
         status, answer = bringup(lab.plant, ENTERPRISE, "--again")

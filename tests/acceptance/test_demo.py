@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from bsfg.lab import demo, held, processes
 from bsfg.lab.demo_stage import Sizes
@@ -70,7 +71,15 @@ def test_all_lines_hold_within_two_minutes(tmp_path: Path) -> None:
     assert directory.parent == tmp_path and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", demo.SABOTAGES)
+IN_EACH_RUN: Final = frozenset({"health", "duplicate-replay", "comparison", "bring-up"})
+"""The others take minutes, and are for ``make test-slow``."""
+
+
+def _marked(name: str) -> ParameterSet:
+    return pytest.param(name, marks=() if name in IN_EACH_RUN else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", map(_marked, demo.SABOTAGES))
 def test_a_sabotage_fails_its_line_and_no_other(name: str, tmp_path: Path) -> None:
     status, answer = played(tmp_path / "lab", sabotage=name)
     outcomes = {line["id"]: line["outcome"] for line in answer["lines"]}

@@ -137,6 +137,7 @@ def cut_off(lab: Lab) -> None:
     eventually("the drill cuts the peer off", 40, lambda: len(partitions(lab)) == 1)
 
 
+@pytest.mark.slow
 def test_nobody_else_begins_a_drill_meanwhile_and_what_an_operator_cuts_off_outlives_it(lab: Lab) -> None:
     drill = lab.plant.begin(*PARTITION)
     cut_off(lab)

@@ -96,7 +96,7 @@ class TestRunning:
                 for stream in source.exports:
                     sent = await read(lab, source.zone, local_stream(stream))
                     held_ = await read(lab, peer_of(source).zone, inbound_stream(source.zone, stream))
-                    assert len(sent) == len(held_) == FEW_FACTS
+                    assert len(sent) == len(held_) >= FEW_FACTS
                     prefix = inbound_prefix(source.zone, stream)
                     pairs = zip(sent, held_, strict=True)
                     assert not [pair for pair in pairs if difference(*pair, stream, prefix)]

@@ -6,16 +6,20 @@ Nothing of this exists where the policy allows no type, or while a gateway has n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from bsfg.checks import looks
 from bsfg.checks.check import Check, Context, Finding, excepted, failed, not_run, passed
 from bsfg.checks.model import Judgement, Severity, Side
+from bsfg.config.values import LinkConfig
 from bsfg.errors import BsfgError, Code
 from bsfg.model.artifact import SHA256_PATTERN, ArtifactUri, parse_artifact_uri
 
-FACTS_LOOKED_AT: Final = 200
+FACTS_LOOKED_AT: Final = 20_000
+"""Of each link, the last of them first."""
+FACTS_READ: Final = 2_000
+"""At once."""
 REFERENCE: Final = "artifact.referenced: reference"
 FETCHED: Final = "artifact.fetched: answer"
 FETCH: Final = "/v1/artifacts/fetch"
@@ -81,17 +85,26 @@ async def _referenced(context: Context) -> Finding:
         return Finding(not_run("the peer lets us read no artifact type: retrieval is not enabled by policy"))
     looked_at = 0
     for link in context.links:
-        path, query = looks.route("streams", link.name.stream), {"peer": link.name.peer}
-        last = (await context.surroundings.local("GET", path, query=query))["last_sequence"]
-        start = max(1, last - FACTS_LOOKED_AT + 1)
-        facts = await context.surroundings.facts(link.name.stream, link.name.peer, start, FACTS_LOOKED_AT)
-        looked_at += len(facts)
-        for uri, sha256 in references(facts, context.peer.artifact_bucket):
-            if uri.artifact_type in allowed:
-                context.memory[REFERENCE] = (str(uri), sha256)
-                evidence = context.evidence("reference", {"uri": str(uri), "sha256": sha256}, str(link.name))
-                return Finding(passed(str(uri)), (evidence,))
+        async for facts in _latest(context, link):
+            looked_at += len(facts)
+            for uri, sha256 in references(facts, context.peer.artifact_bucket):
+                if uri.artifact_type in allowed:
+                    context.memory[REFERENCE] = (str(uri), sha256)
+                    evidence = context.evidence("reference", {"uri": str(uri), "sha256": sha256}, str(link.name))
+                    return Finding(passed(str(uri)), (evidence,))
     return Finding(not_run(f"none of the last {looked_at} facts names an artifact"))
+
+
+async def _latest(context: Context, link: LinkConfig) -> AsyncIterator[list[dict[str, Any]]]:
+    """The link's facts in parts, the last of them first."""
+    path, query = looks.route("streams", link.name.stream), {"peer": link.name.peer}
+    held = await context.surroundings.local("GET", path, query=query)
+    end = held["last_sequence"] + 1
+    lowest = max(1, held.get("first_sequence") or 1, end - FACTS_LOOKED_AT)
+    while end > lowest:
+        start = max(lowest, end - FACTS_READ)
+        yield await context.surroundings.facts(link.name.stream, link.name.peer, start, end - start)
+        end = start
 
 
 async def _fetched(context: Context) -> Finding:

@@ -128,9 +128,9 @@ def export_the_stream(stage: Stage) -> AbstractAsyncContextManager[None]:
 def start_now(stage: Stage) -> AbstractAsyncContextManager[None]:
     """plant-a's configuration wants no history of the stream."""
     path = stage.plant.home / "config" / "cursors.yaml"
-    manual = f"init_mode: {templates.DEFAULT_MODE}\n    start: manual"
-    other = "init_mode: start_now\n    justification: sabotage\n    start: manual"
-    return _changed(stage, stage.plant, {path: path.read_bytes().replace(manual.encode(), other.encode())})
+    stream = f"stream: {STREAM}\n    init_mode: "
+    default, other = f"{stream}{templates.DEFAULT_MODE}", f"{stream}start_now\n    justification: sabotage"
+    return _changed(stage, stage.plant, {path: path.read_bytes().replace(default.encode(), other.encode())})
 
 
 @asynccontextmanager
