@@ -53,6 +53,7 @@ def _start(directory: Path, setting: Setting, stack: contextlib.ExitStack) -> Pa
     processes.build(directory)
     for zone in (SENDER, RECEIVER):
         _set_durability(directory, zone, setting.is_strict)
+    _mirror_nothing(directory)
     if setting.round_trip_seconds:
         listener = processes.zone_of(directory, SENDER).endpoint
         entrance = stack.enter_context(delayed(listener, setting.round_trip_seconds / 2))
@@ -138,6 +139,16 @@ def _set_durability(directory: Path, zone: str, is_strict: bool) -> None:
         document["durability"] = "strict" if is_strict else "lazy"
 
     _change(LabPaths(directory).home(zone) / "config" / "zone.yaml", change)
+
+
+def _mirror_nothing(directory: Path) -> None:
+    """Native sources don't look for artifacts that facts name, and neither do these links."""
+
+    def change(document: Any) -> None:
+        for entry in document["cursors"]:
+            entry.pop("artifacts", None)
+
+    _change(LabPaths(directory).home(RECEIVER) / "config" / "cursors.yaml", change)
 
 
 def _set_endpoint(directory: Path, entrance: str) -> None:
