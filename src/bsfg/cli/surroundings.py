@@ -9,6 +9,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,9 +21,10 @@ from bsfg.cli.local_client import LocalClient
 from bsfg.config.values import Configuration, PeerConfig
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.transport import presented, single_request, strangers
-from bsfg.transport.certificates import Anchors, load_certificates
+from bsfg.transport.certificates import Anchors, issued_by, load_certificates
 from bsfg.transport.development_ca import Authority
 from bsfg.transport.inspection import ocsp_addresses
+from bsfg.transport.ocsp import ask_responders
 from bsfg.transport.revocation import RevocationList, WhenExpired
 from bsfg.transport.single_request import Listener
 from bsfg.transport.trust import TrustStore, server_name
@@ -207,11 +209,27 @@ class CommandSurroundings:
         return self._peer.trust_anchor or self._paths.anchors
 
     async def ocsp(self, peer: bool) -> Mapping[str, Any]:
-        raise BsfgError(
-            Code.UNAVAILABLE,
-            "OCSP responders are not asked by this version",
-            hint="openssl ocsp asks the responder that the certificate names; a revocation list is checked",
+        return await asyncio.to_thread(self._ocsp, peer)
+
+    def _ocsp(self, peer: bool) -> Mapping[str, Any]:
+        leaf, intermediates = self._peer_leaf() if peer else self._own_leaf()
+        anchors = Anchors.load(self._anchor_file if peer else self._paths.anchors)
+        authorities = (*intermediates, *anchors.certificates)
+        issuer = next((each for each in authorities if issued_by(leaf, each)), None)
+        if issuer is None:
+            whose = "the peer's" if peer else "our"
+            raise BsfgError(Code.UNAVAILABLE, f"no installed anchor has issued {whose} certificate")
+        return asdict(ask_responders(leaf, issuer, ocsp_addresses(leaf), self.now()))
+
+    def _own_leaf(self) -> tuple[x509.Certificate, list[x509.Certificate]]:
+        leaf, *intermediates = load_certificates(self._paths.server_certificate)
+        return leaf, intermediates
+
+    def _peer_leaf(self) -> tuple[x509.Certificate, list[x509.Certificate]]:
+        shown = single_request.shown_certificate(
+            self._listener, self._peer_anchors(), self._usable_credentials()
         )
+        return x509.load_der_x509_certificate(shown[0]), []
 
     # Requests to the peer.
 
