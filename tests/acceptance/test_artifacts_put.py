@@ -37,7 +37,7 @@ def s3_lab(radosgw: RadosGateway, tmp_path_factory: pytest.TempPathFactory) -> I
         yield lab
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.slow)])
 def zones(request: pytest.FixtureRequest) -> Lab:
     lab: Lab = request.getfixturevalue(f"{request.param}_lab")
     return lab

@@ -71,7 +71,7 @@ def test_all_lines_hold_within_two_minutes(tmp_path: Path) -> None:
     assert directory.parent == tmp_path and list(tmp_path.iterdir()) == []
 
 
-IN_EACH_RUN: Final = frozenset({"health", "duplicate-replay", "comparison", "bring-up"})
+IN_EACH_RUN: Final = frozenset({"health", "duplicate-replay", "bring-up"})
 """The others take minutes, and are for ``make test-slow``."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bsfg.errors import BsfgError, Code
 from bsfg.lab.demo_stage import Evidence, Stage, demand, wait_until
-from bsfg.lab.example_facts import BATCH_EVENTS
+from bsfg.lab.example_facts import BATCH_EVENTS, ORDERS
 from bsfg.lab.homes import ENTERPRISE
 from bsfg.lab.processes import LabZone
 
@@ -21,6 +21,7 @@ PEER: Final = ENTERPRISE.zone
 BUCKET: Final = f"{ENTERPRISE.identity}-artifacts"
 BATCH_FILES: Final = "batch-files"
 DOCUMENTS: Final = "documents"
+ORDER_FILES: Final = "order-files"
 RECORDS: Final = 3
 MANUAL: Final = b"How to run line 1.\n" * 20_000
 NAMED_TIMES: Final = 200
@@ -55,6 +56,15 @@ async def come_by_themselves(stage: Stage, evidence: Evidence) -> str:
     evidence["transfers"] = moved
     demand(moved == len(rows), f"{len(rows)} artifacts took {moved:.0f} transfers")
     return f"{len(rows)} verified, one of them named {NAMED_TIMES} times"
+
+
+async def order_with_its_file(stage: Stage) -> None:
+    """plant-a's facts name artifacts, too: one command puts the file and appends the fact that refers to it."""
+    with tempfile.NamedTemporaryFile(dir=stage.scratch) as file:
+        file.write(_record(RECORDS))
+        file.flush()
+        arguments = ("append", "--stream", ORDERS.stream, "--artifact", file.name, "--type", ORDER_FILES)
+        await stage.ask(stage.plant, *arguments, "--key", "2025/order-1.json", "-", stdin=b'{"order": 1}')
 
 
 async def missing_is_awaited(stage: Stage, evidence: Evidence) -> str:

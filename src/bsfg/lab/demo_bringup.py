@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any, Final
 
-from bsfg.lab import program
+from bsfg.lab import demo_artifacts, program
 from bsfg.lab.demo_stage import Evidence, Stage, demand
 from bsfg.lab.homes import ENTERPRISE, PLANT_A
 from bsfg.lab.processes import LabZone
@@ -18,6 +18,7 @@ HANDOFFS: Final = "handoffs"
 
 async def bring_up(stage: Stage, evidence: Evidence) -> str:
     """Every check of the runbook with its drills, first as plant-a's operator, then as enterprise's."""
+    await demo_artifacts.order_with_its_file(stage)
     words, paths = [], []
     for zone, peer in ((stage.plant, ENTERPRISE.zone), (stage.enterprise, PLANT_A.zone)):
         answer = await _bring_up(zone, peer)
