@@ -17,7 +17,7 @@ import pytest
 from bsfg.lab import held, processes, stores
 from bsfg.lab.demo_compare import difference, inbound_prefix
 from bsfg.lab.demo_stage import inbound_stream, local_stream
-from bsfg.lab.example_facts import FEW_FACTS
+from bsfg.lab.example_facts import EXAMPLE_ARTIFACTS, FEW_FACTS
 from bsfg.lab.homes import ZONES, peer_of
 
 PROGRAM: Final = [sys.executable, "-m", "bsfg.cli.main"]
@@ -96,7 +96,8 @@ class TestRunning:
                 for stream in source.exports:
                     sent = await read(lab, source.zone, local_stream(stream))
                     held_ = await read(lab, peer_of(source).zone, inbound_stream(source.zone, stream))
-                    assert len(sent) == len(held_) >= FEW_FACTS
+                    with_artifact = sum(each.stream == stream for each in EXAMPLE_ARTIFACTS)
+                    assert len(sent) == len(held_) == FEW_FACTS + with_artifact
                     prefix = inbound_prefix(source.zone, stream)
                     pairs = zip(sent, held_, strict=True)
                     assert not [pair for pair in pairs if difference(*pair, stream, prefix)]

@@ -1,6 +1,6 @@
 """What the checks need from outside, as Protocols: the gateway's local API, certificates, and TLS to the peer.
 
-Checks run in the process of the command; ``bsfg.cli.surroundings`` is the real thing (decision 0005 says why).
+Checks run in the process of the command; ``bsfg.cli.surroundings`` is the real thing (decision 0008 says why).
 """
 
 from __future__ import annotations
