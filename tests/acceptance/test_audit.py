@@ -14,15 +14,13 @@ import pytest
 from tests.support.certificates import TestAuthority
 from tests.support.lab_zones import Lab, Zone, eventually, running_lab
 
-from bsfg.daemon.audit_facts import PERIOD_SECONDS
 from bsfg.errors import EXIT_DONE, EXIT_FAILED
 from bsfg.lab import processes
 from bsfg.lab.homes import LabPaths
 
 AUDIT: Final = "facts.audit"
 CONNECTIONS_MAX: Final = 8
-POLL_SECONDS: Final = 5.0
-"""After this every link has asked again, under the allow-list that is in force."""
+SETTLES_SECONDS_MAX: Final = 60.0
 IDLE_SECONDS: Final = 12.0
 """Longer than two long polls of each link."""
 
@@ -51,6 +49,13 @@ def facts(zone: Zone) -> list[dict[str, Any]]:
     done = zone.bsfg("read", "--stream", AUDIT, "--peer", "enterprise")
     assert done.status == EXIT_DONE, done.errors
     return [json.loads(json.loads(line)["data"]) for line in done.output.splitlines()]
+
+
+def quiet(zone: Zone) -> list[str] | None:
+    """The times of all audit facts, if none came in IDLE_SECONDS."""
+    before = [fact["time"] for fact in facts(zone)]
+    time.sleep(IDLE_SECONDS)
+    return before if [fact["time"] for fact in facts(zone)] == before else None
 
 
 def stranger(zone: Zone, folder: Path, port: int = 0) -> None:
@@ -122,12 +127,10 @@ def test_refusals_and_loads_become_facts_that_the_peer_has_and_idling_makes_none
         assert set(loaded["files"]) == {"config/zone.yaml", "config/peers.yaml", "config/cursors.yaml"}
         assert all(len(digest) == 64 for digest in loaded["files"].values())
     eventually("it was loaded back", 20, lambda: loads(lab.enterprise) == begun + 2)
-    # A poll that was held over the change is answered, read again under the new policy, told and replicated.
-    time.sleep(2 * POLL_SECONDS + 2 * PERIOD_SECONDS)
-    before = [fact["time"] for fact in facts(lab.plant)]
-    time.sleep(IDLE_SECONDS)
-    late = [fact for fact in facts(lab.plant) if fact["time"] not in before]
-    assert not late, late
+    # A poll that was held over the change is answered, read again under the new policy, told and replicated: how
+    # long that takes is the machine's affair. A trail that told of its own replication would never be quiet.
+    before = eventually("idling makes no fact", SETTLES_SECONDS_MAX, lambda: quiet(lab.plant))
+    assert before
     assert not [fact for fact in facts(lab.plant) if fact.get("stream") == AUDIT]
     kept = {record["time"] for record in records(lab.enterprise)}
     assert set(before) <= kept

@@ -343,7 +343,7 @@ def _marked(row: Row) -> ParameterSet:
     return pytest.param(row, marks=() if row.check in IN_EACH_RUN else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("row", map(_marked, ROWS), ids=map(str, ROWS))
+@pytest.mark.parametrize("row", [_marked(row) for row in ROWS], ids=map(str, ROWS))
 def test_one_broken_thing_fails_one_check(lab: Lab, row: Row) -> None:
     with row.broken(lab):
         status, answer = bringup(lab.plant, ENTERPRISE, "--again")

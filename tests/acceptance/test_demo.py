@@ -79,7 +79,7 @@ def _marked(name: str) -> ParameterSet:
     return pytest.param(name, marks=() if name in IN_EACH_RUN else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", map(_marked, demo.SABOTAGES))
+@pytest.mark.parametrize("name", [_marked(name) for name in demo.SABOTAGES])
 def test_a_sabotage_fails_its_line_and_no_other(name: str, tmp_path: Path) -> None:
     status, answer = played(tmp_path / "lab", sabotage=name)
     outcomes = {line["id"]: line["outcome"] for line in answer["lines"]}

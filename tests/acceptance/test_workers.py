@@ -221,8 +221,13 @@ def test_each_peer_has_a_worker_and_nothing_else_tells(three: Three) -> None:
     three.append(2)
     three.enterprise.append(OPERATIONAL, b"{}")
     three.level()
+    # A sample is there once what it counts has happened, which a worker tells a little later.
+    eventually(
+        "all samples are there",
+        HEALS_SECONDS_MAX,
+        lambda: outside(three.plant)["metrics"] >= three.alone["metrics"],
+    )
     now = outside(three.plant)
-    assert now["metrics"] >= three.alone["metrics"]
     assert (now["status"], now["link"]) == (three.alone["status"], three.alone["link"])
     count = three.plant.metric("bsfg_facts_appended_total", peer=NORTH, stream=ENERGY)
     assert count == 2
