@@ -24,11 +24,13 @@ from bsfg.daemon.healing import HealedInboundLog
 from bsfg.daemon.journal import forward_libraries
 from bsfg.daemon.link_worker import LinkWorker, PeerClients
 from bsfg.daemon.links import LinkMeans, LinkSupervisor
+from bsfg.daemon.recent_marks import RecentMarks
 from bsfg.daemon.system import SystemClock, spare_collections
 from bsfg.daemon.worker_channel import Channel
 from bsfg.daemon.worker_reports import ReportingGuard, Reports
 from bsfg.daemon.worker_words import Beginning, Orders
 from bsfg.substrates.control import Control
+from bsfg.substrates.inbound_marks import JetStreamInboundMarks
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_target import NatsTarget
 from bsfg.substrates.quarantine import FileQuarantine
@@ -88,6 +90,7 @@ async def _assemble(
         FileQuarantine(home.data / "quarantine", config.limits.quarantine_bytes),
         clock,
         clients.client,
+        RecentMarks(JetStreamInboundMarks(control), clock),
     )
     links = LinkSupervisor(means, reports)
     return LinkWorker(

@@ -7,8 +7,8 @@ reload acts on held polls too (I34). Requests are safe to repeat: a fetch change
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -235,17 +235,37 @@ class PeerConnection:
 
     async def _ask_while_trusted(self, pool: _Pool, question: Question) -> Answer | None:
         """The answer; None if trust or the peer's standing changed before it was whole."""
-        asking = asyncio.create_task(self._exchange(pool, question))
-        changing = asyncio.create_task(self._changed(pool))
-        try:
-            await asyncio.wait({asking, changing}, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done() or not self._holds(pool, self._access.current):
-                return None
-            return asking.result()
-        finally:
-            asking.cancel()
-            changing.cancel()
-            await asyncio.gather(asking, changing, return_exceptions=True)
+        answer = None
+        with self._while_holding(pool):
+            try:
+                answer = await self._exchange(pool, question)
+            except BsfgError:
+                if self._holds(pool, self._access.current):
+                    raise
+        return answer if self._holds(pool, self._access.current) else None
+
+    @contextmanager
+    def _while_holding(self, pool: _Pool) -> Iterator[None]:
+        """What is awaited in the block is broken off, and the block left, once the pool holds no more."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling, is_broken_off = task.cancelling(), False
+
+        def look() -> None:
+            nonlocal is_broken_off
+            if not is_broken_off and not self._holds(pool, self._access.current):
+                is_broken_off = True
+                task.cancel()
+
+        with self._access.watched(look):
+            try:
+                yield
+            except asyncio.CancelledError:
+                if not is_broken_off or task.cancelling() > cancelling + 1:
+                    raise
+            finally:
+                if is_broken_off:
+                    task.uncancel()
 
     async def _changed(self, pool: _Pool) -> None:
         snapshot = self._access.current
