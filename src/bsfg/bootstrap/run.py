@@ -44,6 +44,7 @@ from bsfg.substrates.consumers import LocalAccess
 from bsfg.substrates.inbound_scan import InboundScan
 from bsfg.transport.access import Access
 from bsfg.transport.notify_route import Attention
+from bsfg.transport.tls_buffers import spare_tls_buffers
 
 
 def serve(home: Path, *, allow_root: bool) -> int:
@@ -52,6 +53,7 @@ def serve(home: Path, *, allow_root: bool) -> int:
     _refuse_root(configuration, allow_root=allow_root)
     failpoints.arm(os.environ.get(failpoints.VARIABLE), is_lab=configuration.zone.lab)
     spare_collections()
+    spare_tls_buffers()
     asyncio.run(_run(configuration))
     return EXIT_DONE
 

@@ -36,6 +36,7 @@ from bsfg.substrates.nats_target import NatsTarget
 from bsfg.substrates.quarantine import FileQuarantine
 from bsfg.transport.access import Access
 from bsfg.transport.resolver import NameResolver
+from bsfg.transport.tls_buffers import spare_tls_buffers
 from bsfg.transport.trust import TrustStore
 
 END_SECONDS_MAX: Final = 5
@@ -49,6 +50,7 @@ def main() -> None:
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
     spare_collections()
+    spare_tls_buffers()
     asyncio.run(_run(socket.socket(fileno=descriptor)))
 
 

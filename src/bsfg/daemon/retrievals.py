@@ -261,17 +261,20 @@ class Retrievals:
     async def _next(self, peer: ZoneId, lane: _Lane) -> tuple[Entry, Transfer]:
         """The entry whose time has come first, once the peer may be asked."""
         while True:
-            wait_seconds = LOOK_SECONDS
-            if self.may_ask(peer):
-                for entry in self._due(lane):
-                    for command in self._told(entry, Due()):
-                        if isinstance(command, Transfer):
-                            return entry, command
-                if lane.waiting:
-                    wait_seconds = max(0.0, (lane.waiting[0][0] - self.clock.now()) / NANOSECONDS)
+            may_ask = self.may_ask(peer)
+            for entry in self._due(lane) if may_ask else ():
+                for command in self._told(entry, Due()):
+                    if isinstance(command, Transfer):
+                        return entry, command
+            # While nothing is wanted of the peer only the bell can change that.
+            pause_seconds = self._pause_seconds(lane, may_ask) if lane.waiting else None
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait_seconds, LOOK_SECONDS)):
+                async with asyncio.timeout(pause_seconds):
                     await lane.bell.wait()
+
+    def _pause_seconds(self, lane: _Lane, may_ask: bool) -> float:
+        due_in = max(0.0, (lane.waiting[0][0] - self.clock.now()) / NANOSECONDS) if may_ask else LOOK_SECONDS
+        return min(due_in, LOOK_SECONDS)
 
     def _due(self, lane: _Lane) -> Iterator[Entry]:
         """Entries whose time has come; what was moved to another time since it was queued is passed over."""

@@ -120,6 +120,8 @@ class PeerConnection:
         self._limits = limits or ClientLimits()
         self._server_name = server_name(endpoint.rule)
         self._pool: _Pool | None = None
+        self._urls: dict[str, URL] = {}
+        """By path; there are few."""
 
     async def ask(self, question: Question) -> Answer:
         """The peer's answer. Raises as :class:`bsfg.ports.PeerClient` says, and ``peer_unknown`` or ``partitioned``
@@ -303,13 +305,7 @@ class PeerConnection:
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         return pool.session.request(
             question.method,
-            URL.build(
-                scheme="https",
-                host=self._endpoint.host,
-                port=self._endpoint.port,
-                path=question.path,
-                query=question.query,
-            ),
+            self._url(question),
             data=question.body,
             headers=_headers(question),
             allow_redirects=False,
@@ -321,6 +317,15 @@ class PeerConnection:
                 sock_read=question.wait_seconds + self._limits.silence_seconds,
             ),
         )
+
+
+    def _url(self, question: Question) -> URL:
+        base = self._urls.get(question.path)
+        if base is None:
+            endpoint = self._endpoint
+            base = URL.build(scheme="https", host=endpoint.host, port=endpoint.port, path=question.path)
+            self._urls[question.path] = base
+        return base.with_query(question.query) if question.query else base
 
 
 def _headers(question: Question) -> dict[str, str]:
