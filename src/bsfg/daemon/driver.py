@@ -214,6 +214,7 @@ class LinkDriver:
                 return Located(ticket, position)
             case Fetch():
                 async with self._traffic.turn(step) as turn:
+                    await failpoints.frozen("fetch.frozen")
                     return await self._fetch(turn)
             case SaveRecord(ticket=ticket, record=record, revision=revision):
                 failpoints.passed("record.before")
