@@ -72,6 +72,8 @@ class Entry:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     error: BsfgError | None = None
     """Of the last attempt, while the gateway runs."""
+    progress: Progress | None = None
+    """Of the attempt that is under way."""
 
     @property
     def artifact(self) -> WantedArtifact:
@@ -284,7 +286,7 @@ class Retrievals:
                 yield entry
 
     async def _attempt(self, entry: Entry, transfer: Transfer) -> None:
-        progress = Progress()
+        entry.progress = progress = Progress()
         event: Event = Verified(transfer.ticket)
         try:
             entry.error = await self._bring(entry.artifact, progress)
@@ -293,6 +295,8 @@ class Retrievals:
             stopped = BsfgError(Code.UNAVAILABLE, "the transfer was stopped")
             self._told(entry, self._failed(transfer, stopped, progress))
             raise
+        finally:
+            entry.progress = None
         if entry.error is None:
             result = "here" if progress.is_here else "verified"
         else:
