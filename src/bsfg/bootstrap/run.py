@@ -153,7 +153,9 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
             gateway, lambda *words: InboundScan(store.control, store.connect, *words), operations.rewind
         )
         gateway.parts.generations.prove = verifications.prove
-        drills = Drills(gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off)
+        drills = Drills(
+            gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off, timeline
+        )
         further = [
             *local_routes(zone, store, artifacts, retrieval.listed),
             *retrieval_routes,

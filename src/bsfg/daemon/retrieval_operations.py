@@ -67,7 +67,7 @@ class RetrievalOperations:
         zone = None if peer is None else self._known_peer(peer)
         wanted = None if state is None else _state(state)
         await self.retrievals.loaded()
-        rows = [_wanted_row(entry) for entry in self.retrievals.of(zone) if wanted in (None, entry.artifact.state)]
+        rows = [wanted_row(entry) for entry in self.retrievals.of(zone) if wanted in (None, entry.artifact.state)]
         if wanted in (None, ArtifactState.VERIFIED):
             for each in [zone] if zone else list(self.configuration().peers):
                 async for stored in self.store.stored(each):
@@ -91,7 +91,7 @@ class RetrievalOperations:
             )
         for entry in entries:
             await self.retrievals.retry(entry)
-        return {"retried": len(entries), "artifacts": [_wanted_row(entry) for entry in entries]}
+        return {"retried": len(entries), "artifacts": [wanted_row(entry) for entry in entries]}
 
     async def content(self, uri: str) -> tuple[StoredArtifact, AsyncIterator[bytes]]:
         """The bytes of an artifact that is here."""
@@ -177,7 +177,7 @@ def row_of(artifact: WantedArtifact) -> dict[str, Any]:
     }
 
 
-def _wanted_row(entry: Entry) -> dict[str, Any]:
+def wanted_row(entry: Entry) -> dict[str, Any]:
     """With how much of it has come, while it is on its way."""
     row, progress = row_of(entry.artifact), entry.progress
     if progress is None or progress.size is None:
