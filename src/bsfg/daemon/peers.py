@@ -22,8 +22,8 @@ PROBE_TIMEOUT_SECONDS: Final = 4.0
 QUIET_SECONDS: Final = 5.4
 """How long a peer that answered may say nothing: polls are held for up to 5 s, and a probe after each would be idle."""
 PAUSE_SECONDS_MIN: Final = 0.1
-CLOCK_SECONDS: Final = 60.0
-"""How often the peer's clock is looked at, which only a probe does."""
+CLOCK_SECONDS: Final = 300.0
+"""How often the peer's clock is looked at, which only a probe does, and mostly with a handshake of its own."""
 SKEW_WARNING_SECONDS: Final = 60.0
 
 

@@ -312,6 +312,8 @@ class LinkTraffic:
         return queue.pages(lane, wanted, now)
 
     def _paced(self, step: Fetch, pages: int) -> Fetch:
+        if self._throttle.bytes_per_second is None and not self._is_compressible and pages == step.pages:
+            return step
         limits = step.request.limits
         limits = replace(limits, bytes=self._throttle.page_bytes_max(limits.bytes))
         request = replace(step.request, limits=limits, is_compressible=self._is_compressible)

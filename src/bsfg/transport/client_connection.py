@@ -22,6 +22,7 @@ from bsfg.model.names import ZoneId, printable
 from bsfg.ports import Clock
 from bsfg.transport.access import Access, AccessSnapshot
 from bsfg.transport.client_errors import EXCHANGE_ERRORS, failure
+from bsfg.transport.held_connections import Deadlines, HeldConnections
 from bsfg.transport.page_check import bad_answer
 from bsfg.transport.page_codec import JSON_TYPE
 from bsfg.transport.resolver import NameResolver
@@ -100,6 +101,11 @@ NextPart = Callable[[aiohttp.StreamReader, str], Coroutine[Any, Any, bytes | Non
 class _Pool:
     trust: TrustStore
     session: aiohttp.ClientSession
+    held: HeldConnections
+
+    async def close(self) -> None:
+        self.held.close()
+        await self.session.close()
 
 
 class PeerConnection:
@@ -206,7 +212,7 @@ class PeerConnection:
         """Nothing of it stays open."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            await pool.session.close()
+            await pool.close()
 
     async def _pool_under(self, snapshot: AccessSnapshot) -> _Pool:
         before = self._pool
@@ -230,9 +236,11 @@ class PeerConnection:
             read_bufsize=READ_BUFFER_BYTES,
             max_headers=HEADERS_MAX,
         )
-        pool = self._pool = _Pool(snapshot.trust, session)
+        endpoint = self._endpoint
+        held = HeldConnections(endpoint.host, endpoint.port, context, self._server_name, self._resolver)
+        pool = self._pool = _Pool(snapshot.trust, session, held)
         if before is not None:
-            await before.session.close()
+            await before.close()
         return pool
 
     async def _ask_while_trusted(self, pool: _Pool, question: Question) -> Answer | None:
@@ -286,10 +294,30 @@ class PeerConnection:
         total = self._limits.connect_seconds + silence + self._limits.answer_seconds
         began = self._clock.monotonic()
         try:
+            if question.wait_seconds > 0 and (held := await self._ask_held(pool.held, question, silence)):
+                return held
             async with self._request(pool, question, total_seconds=total) as response:
-                return await _read(response, question)
+                answer = await _read(response, question)
         except EXCHANGE_ERRORS as error:
             raise self._failure(error, began) from error
+        pool.held.is_proved = True
+        return answer
+
+    async def _ask_held(
+        self, connections: HeldConnections, question: Question, silence_seconds: float
+    ) -> Answer | None:
+        """The answer to a question that the peer may hold; None where it has to go the ordinary way."""
+        deadlines = Deadlines(self._limits.connect_seconds, silence_seconds, self._limits.answer_seconds)
+        request = _request_bytes(question, str(self._endpoint))
+        came = await connections.ask(request, max(question.accepts.values()), deadlines)
+        if came is None:
+            return None
+        head = came.head
+        encoding = head.encoding or IDENTITY
+        bytes_max = _bytes_max(head.status, head.content_type, encoding, question)
+        if head.length > bytes_max:
+            raise bad_answer(f"it announces {head.length} bytes, more than {bytes_max}")
+        return Answer(head.status, head.content_type, head.retry_after or None, came.body, encoding)
 
     def _failure(self, error: BaseException, began: float) -> BsfgError:
         """What went wrong, and how old the address is that we had of the peer's name."""
@@ -347,19 +375,28 @@ def _encoding(response: aiohttp.ClientResponse) -> str:
     return response.headers.get("Content-Encoding", IDENTITY)
 
 
+def _request_bytes(question: Question, host: str) -> bytes:
+    """The question as it travels; of the kind that has a body and nothing out of the ordinary."""
+    assert question.body is not None and not question.query
+    fields = {"Host": host, **_headers(question), "Content-Length": str(len(question.body))}
+    lines = [f"{question.method} {question.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + question.body
+
+
 def _check_head(response: aiohttp.ClientResponse, question: Question) -> int:
+    return _bytes_max(response.status, response.content_type, _encoding(response), question)
+
+
+def _bytes_max(status: int, content_type: str, encoding: str, question: Question) -> int:
     """The most bytes that may follow; ``bad_answer`` for a redirect, an encoding or a type that nobody asked for."""
-    if 300 <= response.status < 400:
-        raise bad_answer(f"it redirects (status {response.status})")
-    encoding = _encoding(response)
-    if encoding != IDENTITY and (encoding != question.encoding or response.status != 200):
+    if 300 <= status < 400:
+        raise bad_answer(f"it redirects (status {status})")
+    if encoding != IDENTITY and (encoding != question.encoding or status != 200):
         raise bad_answer(f"it is encoded as {printable(encoding)}, which was not asked for")
-    accepts = question.accepts if response.status == 200 else {JSON_TYPE: ERROR_BYTES_MAX}
-    bytes_max = accepts.get(response.content_type)
+    accepts = question.accepts if status == 200 else {JSON_TYPE: ERROR_BYTES_MAX}
+    bytes_max = accepts.get(content_type)
     if bytes_max is None:
-        raise bad_answer(
-            f"status {response.status} with an answer of type {printable(response.content_type)}"
-        )
+        raise bad_answer(f"status {status} with an answer of type {printable(content_type)}")
     return bytes_max
 
 
