@@ -26,11 +26,17 @@ def judge(world: World) -> None:
 
 
 def _start(world: World, link: Link, inbound: list[Fact]) -> int:
-    """Where the link was to begin in this epoch: where its operator said, or its init mode, resolved once."""
+    """Where the link was to begin in this epoch: where its operator said, or its init mode, resolved once.
+
+    Two gateways by mistake have two operators. The choice that was written down first stands: by the second one the
+    epoch has begun, and what lies before its start comes by a rewind alone.
+    """
     assert link.cursor is not None
-    if link.cursor.epoch in world.ledger.accepted:
-        return world.ledger.accepted[link.cursor.epoch]
     init = (world.store.record.init if world.store.record else None) or link.init
+    chosen = world.ledger.accepted.get(link.cursor.epoch)
+    if chosen:
+        is_written = init is not None and init.epoch == link.cursor.epoch and init.start_sequence in chosen
+        return init.start_sequence if init is not None and is_written else chosen[-1]
     if init is not None and init.epoch == link.cursor.epoch:
         return init.start_sequence
     return inbound[0].sequence if inbound else world.source.last_sequence + 1

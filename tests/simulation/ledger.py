@@ -20,8 +20,8 @@ class Ledger:
     violations: list[str] = field(default_factory=list)
     stored: set[tuple[str, int]] = field(default_factory=set)
     """(epoch, sequence) of every fact that the receiver's store ever held."""
-    accepted: dict[str, int] = field(default_factory=dict)
-    """Epochs that an operator has accepted, and the start that was last chosen in each."""
+    accepted: dict[str, list[int]] = field(default_factory=dict)
+    """Epochs that an operator has accepted, and the starts that were chosen in each, one after the other."""
     unproven_histories: int = 0
     """Times that a link went on behind a fact that the source no longer held, so that nobody could tell."""
     overstated_gaps: int = 0

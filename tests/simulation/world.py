@@ -227,7 +227,7 @@ class World:
                 self.source.begin_epoch()
             epoch = self.source.epoch
             start = self.random.choice((max(1, self.source.first_sequence), self.source.last_sequence + 1))
-            self.ledger.accepted[epoch] = start
+            self.ledger.accepted.setdefault(epoch, []).append(start)
             init = Init("full_backfill", None, "accepted", epoch, start, self.sender_clock.now())
             gateway.driver.tell(StartChosen(init))
 
