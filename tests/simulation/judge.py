@@ -26,19 +26,13 @@ def judge(world: World) -> None:
 
 
 def _start(world: World, link: Link, inbound: list[Fact]) -> int:
-    """Where the link was to begin in this epoch: where its operator said, or its init mode, resolved once.
-
-    Two gateways by mistake have two operators. The choice that was written down first stands: by the second one the
-    epoch has begun, and what lies before its start comes by a rewind alone.
-    """
+    """Where the link was to begin in this epoch: as it was written down, else as its operator said last."""
     assert link.cursor is not None
-    init = (world.store.record.init if world.store.record else None) or link.init
-    chosen = world.ledger.accepted.get(link.cursor.epoch)
-    if chosen:
-        is_written = init is not None and init.epoch == link.cursor.epoch and init.start_sequence in chosen
-        return init.start_sequence if init is not None and is_written else chosen[-1]
-    if init is not None and init.epoch == link.cursor.epoch:
-        return init.start_sequence
+    epoch = link.cursor.epoch
+    if epoch in world.ledger.starts:
+        return world.ledger.starts[epoch][0]
+    if epoch in world.ledger.accepted:
+        return world.ledger.accepted[epoch][-1]
     return inbound[0].sequence if inbound else world.source.last_sequence + 1
 
 

@@ -115,6 +115,8 @@ class ReceiverStore:
         if revision is not None and revision != self.revision:
             raise Fenced(f"the record has revision {self.revision}, not {revision}")
         self.put_record(record)
+        if record.init is not None:
+            self.ledger.began(record.init.epoch, record.init.start_sequence)
         if self.is_strict:
             self.sync_record()
         return self.revision
