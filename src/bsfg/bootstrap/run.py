@@ -35,7 +35,13 @@ from bsfg.daemon.operations import Operations
 from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
-from bsfg.daemon.system import SystemClock, notify_systemd, spare_collections, watchdog_seconds
+from bsfg.daemon.system import (
+    SystemClock,
+    keep_freed_memory,
+    notify_systemd,
+    spare_collections,
+    watchdog_seconds,
+)
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.daemon.timeline import Timeline
 from bsfg.daemon.verify_operations import Verifications
@@ -52,6 +58,7 @@ def serve(home: Path, *, allow_root: bool) -> int:
     _refuse_root(configuration, allow_root=allow_root)
     failpoints.arm(os.environ.get(failpoints.VARIABLE), is_lab=configuration.zone.lab)
     spare_collections()
+    keep_freed_memory()
     asyncio.run(_run(configuration))
     return EXIT_DONE
 
