@@ -146,6 +146,7 @@ class ReceiverStore:
         if lost > 0:
             del self.stream[len(self.stream) - lost :]
             self.ledger.tails_lost += 1
+        self.ledger.records_lost += self.record != self.kept.record
         self.record, self.revision = self.kept.record, self.kept.revision
         return max(0, lost)
 
