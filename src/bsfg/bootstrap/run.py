@@ -50,6 +50,7 @@ from bsfg.substrates.consumers import LocalAccess
 from bsfg.substrates.inbound_scan import InboundScan
 from bsfg.transport.access import Access
 from bsfg.transport.notify_route import Attention
+from bsfg.transport.tls_buffers import spare_tls_buffers
 
 
 def serve(home: Path, *, allow_root: bool) -> int:
@@ -59,6 +60,7 @@ def serve(home: Path, *, allow_root: bool) -> int:
     failpoints.arm(os.environ.get(failpoints.VARIABLE), is_lab=configuration.zone.lab)
     spare_collections()
     keep_freed_memory()
+    spare_tls_buffers()
     asyncio.run(_run(configuration))
     return EXIT_DONE
 
@@ -158,7 +160,9 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
             gateway, lambda *words: InboundScan(store.control, store.connect, *words), operations.rewind
         )
         gateway.parts.generations.prove = verifications.prove
-        drills = Drills(gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off)
+        drills = Drills(
+            gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off, timeline
+        )
         further = [
             *local_routes(zone, store, artifacts, retrieval.listed),
             *retrieval_routes,
