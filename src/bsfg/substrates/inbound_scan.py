@@ -27,8 +27,8 @@ from bsfg.substrates.pull_consumer import (
     OVER_BYTES,
     SUBJECTS_CACHED_MAX,
     ConsumerLost,
-    Delivered,
     PullConsumer,
+    delivered,
 )
 
 PAGE_FACTS: Final = 10_000
@@ -36,9 +36,9 @@ PAGE_BYTES: Final = 4 * 1024 * 1024
 ATTEMPTS_MAX: Final = 3
 RETRY_SECONDS: Final = 0.1
 
-_BEGINNING: Final = rb"(?:\A|(?<=\r\n\r\n))NATS/1\.0\r\n(?:Nats-[^\r\n]*\r\n)*"
+_BEGINNING: Final = rb"(?:\A|(?<=\r\n\r\n))NATS/1\.0\r\n(?:Nats-.*+(?<=\r)\n)*+"
 """The beginning of a raw header, and what the server leaves in it; an empty line ends each header and is in none."""
-_END: Final = rb"([0-9]+) [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z\r\n\r\n"
+_END: Final = rb"([0-9]++) [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]++Z\r\n\r\n"
 NO_FACTS: Final = Facts([], [], [], [], [])
 
 
@@ -87,7 +87,7 @@ class InboundScan:
         self._control = control
         self._connect = connect
         self._name = inbound_physical(link.peer, link.stream, generation)
-        self._reading = _Reading(link, generation, epoch, frozenset(earlier_epochs))
+        self._reading = PageReading(link, generation, epoch, frozenset(earlier_epochs))
 
     async def state(self) -> InboundState:
         """The stream now; ``NOT_FOUND`` if it does not exist."""
@@ -136,14 +136,14 @@ class InboundScan:
         reading = self._reading
         consumer = await _RunConsumer.create(connection, self._name, reading.link.stream, position + 1)
         assert isinstance(consumer, _RunConsumer)
-        coming = asyncio.ensure_future(consumer.next_runs(last - position))
+        coming = asyncio.ensure_future(consumer.next_messages(last - position))
         try:
-            while runs := await coming:
-                reached = runs[-1][1].sequences[-1]
+            while messages := await coming:
+                _, reached, _ = places_of(messages[-1])
                 if reached < last:
-                    coming = asyncio.ensure_future(consumer.next_runs(last - reached))
-                for run, place in runs:
-                    yield await asyncio.to_thread(reading.page, run, place, last)
+                    coming = asyncio.ensure_future(consumer.next_messages(last - reached))
+                for run in messages:
+                    yield await asyncio.to_thread(reading.page, run, last)
                 if reached >= last:
                     return
             await consumer.check_nothing_lost()
@@ -155,19 +155,63 @@ class InboundScan:
 
 
 class _RunConsumer(PullConsumer):
-    """A pull consumer that gives messages as they are, with their places."""
+    """A pull consumer that gives messages as they are."""
 
-    async def next_runs(self, count: int) -> list[tuple[Messages, Delivered]]:
-        """The next messages, at least one if there is one; :class:`ConsumerLost` if any was lost on its way."""
+    async def next_messages(self, count: int) -> list[Messages]:
+        """The next messages, at least one if there is one; :class:`ConsumerLost` if any was lost on its way.
+
+        All of one pull in one piece, or in a few where some have headers and others have none.
+        """
         limits = {"batch": min(count, PAGE_FACTS), "max_bytes": PAGE_BYTES}
         runs, status = await self._exchange(limits, 0.0)
         if not runs and status is not None and status[1] == OVER_BYTES:
             runs, status = await self._exchange({"batch": 1}, 0.0)
         self._judge(status)
-        return list(zip(runs, self._places(runs), strict=True)) if runs else []
+        if runs:
+            self._consumer_sequence += self._came
+            if places_of(runs[-1]).consumer_sequence != self._consumer_sequence:
+                raise ConsumerLost("a message was lost on its way from the server")
+        return joined(runs)
 
 
-class _Reading:
+class Places(NamedTuple):
+    """Where the messages of one run lie, as their control lines say."""
+
+    first: int
+    last: int
+    consumer_sequence: int
+    """Of the last of them."""
+
+
+def places_of(run: Messages) -> Places:
+    """Looks at the first control line and the last; ``SubstrateUnavailable`` if they can't be read."""
+    try:
+        first, last = (delivered(_alone(run, index)) for index in (0, -1))
+    except ValueError:
+        raise SubstrateUnavailable("reading: an acknowledgement subject we can't read") from None
+    return Places(first.sequences[0], last.sequences[0], last.consumer_sequence)
+
+
+def _alone(run: Messages, index: int) -> Messages:
+    one = Messages()
+    one.lines, one.headers, one.payloads = [run.lines[index]], run.headers[:1], [run.payloads[index]]
+    return one
+
+
+def joined(runs: list[Messages]) -> list[Messages]:
+    """The same messages in as few runs as can be: a chunk of bytes from the server ends a run, too."""
+    joined: list[Messages] = []
+    for run in runs:
+        if joined and bool(joined[-1].headers) == bool(run.headers):
+            joined[-1].lines += run.lines
+            joined[-1].headers += run.headers
+            joined[-1].payloads += run.payloads
+        else:
+            joined.append(run)
+    return joined
+
+
+class PageReading:
     """How messages are read back as the facts that their origin stored."""
 
     def __init__(self, link: LinkName, generation: int, epoch: str, earlier_epochs: frozenset[str]) -> None:
@@ -179,24 +223,26 @@ class _Reading:
         self._plain = re.compile(_BEGINNING + origin + _END)
         self._subjects: dict[bytes, str] = {}
 
-    def page(self, run: Messages, place: Delivered, last: int) -> HeldPage:
+    def page(self, run: Messages, last: int) -> HeldPage:
         """These messages, without those behind ``last``."""
-        if place.sequences[-1] <= last and len(run.headers) == len(run.lines):
+        first, through, _ = places_of(run)
+        if through <= last and run.headers:
             # Where no fact has a header of its own, one look finds the sequences of all.
             found = self._plain.findall(b"".join(run.headers))
-            subjects = list(map(self._subjects.get, place.subjects))
+            nats_subjects, local_sequences = _columns(run, first, through)
+            subjects = list(map(self._subjects.get, nats_subjects))
             if len(found) == len(run.headers) and None not in subjects:
                 headers = [b""] * len(found)
                 texts = cast("list[str]", subjects)
-                facts = Facts(list(map(int, found)), texts, place.sequences, headers, run.payloads)
-                return HeldPage(facts, through=place.sequences[-1])
-        return self._page(run, place, last)
+                facts = Facts(list(map(int, found)), texts, local_sequences, headers, run.payloads)
+                return HeldPage(facts, through=through)
+        return self._page(run, last)
 
-    def _page(self, run: Messages, place: Delivered, last: int) -> HeldPage:
+    def _page(self, run: Messages, last: int) -> HeldPage:
         facts: list[Fact] = []
         foreign: list[Foreign] = []
         earlier = through = 0
-        for local_sequence, frame in zip(place.sequences, run, strict=True):
+        for local_sequence, frame in zip(delivered(run).sequences, run, strict=True):
             if local_sequence > last:
                 break
             through = local_sequence
@@ -225,3 +271,16 @@ class _Reading:
             self._subjects.clear()
         self._subjects[frame.subject] = fact.subject
         return fact._replace(time=local_sequence)
+
+
+def _columns(run: Messages, first: int, last: int) -> tuple[list[bytes], list[int]]:
+    """The subject and the local sequence of each message.
+
+    Messages in a row without a hole, all of one subject, are told by the whole and not one by one.
+    """
+    count, (operation, nats_subject, _) = len(run), run.lines[0].split(b" ", 2)
+    beginning = b"\r\n%b %b " % (operation, nats_subject)
+    if last - first == count - 1 and b"\r\n".join([b"", *run.lines]).count(beginning) == count:
+        return [nats_subject] * count, list(range(first, last + 1))
+    place = delivered(run)
+    return place.subjects, place.sequences
