@@ -8,7 +8,7 @@ import pytest
 
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import StreamName, ZoneId
-from bsfg.substrates.inbound_scan import HeldPage, PageReading, joined, places_of
+from bsfg.substrates.held_pages import HeldPage, PageReading, joined, places_of
 from bsfg.substrates.nats_frames import FrameParser, Messages
 
 LINK: Final = LinkName(ZoneId("enterprise"), StreamName("facts.operational"))
