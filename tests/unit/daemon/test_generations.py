@@ -26,7 +26,7 @@ from bsfg.daemon.links import LinkMeans, LinkSupervisor
 from bsfg.daemon.repair_source import KeptFacts, copies_of
 from bsfg.daemon.system import SystemClock
 from bsfg.daemon.telemetry import Telemetry
-from bsfg.errors import BsfgError, Code
+from bsfg.errors import BsfgError, Code, PeerUnreachable
 from bsfg.model.cursor import Cursor, LinkName, LinkState, parse_init_mode
 from bsfg.model.names import StreamName, inbound_physical, inbound_subject, link_key, parse_stream
 from bsfg.model.page import FetchRequest, Page, PageLimits
@@ -485,6 +485,27 @@ async def test_what_is_undamaged_is_taken_over_and_only_the_rest_is_asked_of_the
     assert dies or (switch["copied"], switch["fetched"]) == (2_986, 14)
     facts = await rig.store.facts(rig.name, 2, 899, 3)
     assert [fact.digest for fact in facts] == [fact.digest for fact in await rig.store.facts(rig.name, 1, 899, 3)]
+
+
+async def test_nothing_is_proved_before_all_that_is_taken_over_is_there(rig: Rig) -> None:
+    rig.publish(*range(1, 31))
+    await rig.level(30)
+    proved: list[int] = []
+
+    async def prove(name: LinkName, plan: Plan, cursor: Cursor) -> str | None:
+        proved.append(cursor.scanned_through)
+        return None
+
+    rig.generations.keeping, rig.generations.prove = keeping(rig), prove
+    rig.peer.fault = PeerUnreachable("away")
+    plan = await rig.plan(kept=Kept(1, 30, ((7, 7),)), purpose=REPAIR, accepts_differences=True)
+    await rig.generations.begin(rig.name, plan)
+    await rig.until(lambda: (rig.generations.building(rig.name) or {}).get("scanned_through") == 6)
+    await asyncio.sleep(1.0)
+    assert not proved
+    rig.peer.fault = None
+    await rig.level(30, generation=2)
+    assert min(proved) == 30
 
 
 async def test_a_plan_that_takes_over_what_is_damaged_does_not_come_into_force(rig: Rig) -> None:
