@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig
 from tests.support.broken_lab import Break, Row, both, configured, inputs, kept, reload, start_again
 from tests.support.lab_zones import ENTERPRISE, INBOUND_STREAM, OPERATIONAL, PLANT, Lab, eventually
 from tests.support.middleman import Carelessness, between
@@ -28,6 +28,7 @@ from bsfg.transport.strangers import UNLISTED
 FAKETIME: Final = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 SKEW: Final = "+600s"
 CONSUMER: Final = f"{ENTERPRISE}-from-{PLANT}"
+INBOUND_SUBJECT: Final = "in.enterprise.facts.operational.g1"
 
 
 def through_a_middleman(**care: bool) -> Break:
@@ -109,9 +110,8 @@ def silent_metrics(lab: Lab) -> Iterator[None]:
     """A packet filter lets nobody reach enterprise's ``/metrics``, itself neither."""
     port = lab.enterprise.place.local.rpartition(":")[2]
     table = f"bsfg_metrics_{os.getpid()}"
-    rules = (
-        f"table inet {table} {{ chain in {{ type filter hook input priority 0; tcp dport {port} reject; }} }}"
-    )
+    chain = f"chain in {{\ntype filter hook input priority 0;\ntcp dport {port} reject\n}}"
+    rules = f"table inet {table} {{\n{chain}\n}}"
     subprocess.run(["nft", rules], check=True)
     try:
         yield
@@ -209,21 +209,26 @@ def _objects(lab: Lab) -> list[Path]:
 
 @contextmanager
 def other_consumer(lab: Lab) -> Iterator[None]:
-    """Somebody made the applications' consumer anew, from now on."""
-    asyncio.run(_made_consumer(lab, DeliverPolicy.NEW))
+    """Somebody made the applications' consumer anew, for some facts only."""
+    asyncio.run(_made_consumer(lab, f"{INBOUND_SUBJECT}.batch"))
     try:
         yield
     finally:
-        asyncio.run(_made_consumer(lab, DeliverPolicy.ALL))
+        asyncio.run(_made_consumer(lab, None))
 
 
-async def _made_consumer(lab: Lab, deliver: DeliverPolicy) -> None:
+async def _made_consumer(lab: Lab, only: str | None) -> None:
     async with lab.plant.nats() as store:
         jetstream = store.client.jetstream()
         await jetstream.delete_consumer(INBOUND_STREAM, CONSUMER)
-        config = ConsumerConfig(durable_name=CONSUMER, ack_policy=AckPolicy.EXPLICIT, deliver_policy=deliver)
+        config = ConsumerConfig(durable_name=CONSUMER, ack_policy=AckPolicy.EXPLICIT, filter_subject=only)
         await jetstream.add_consumer(INBOUND_STREAM, config)
 
+
+NEW_STREAM: Final = f"  - name: facts.audit\n  - name: {UNLISTED_STREAM}\n"
+NEW_LINK: Final = (
+    f"{AUDIT_LINK}  - peer: enterprise\n    stream: {UNLISTED_STREAM}\n    init_mode: bounded_backfill_24h\n"
+)
 
 ROWS: Final = (
     Row("metrics.visible", silent_metrics),
@@ -238,21 +243,10 @@ ROWS: Final = (
     Row(
         "denial.unlisted-stream",
         both(
-            configured(
-                ENTERPRISE,
-                "zone_file",
-                ("  - name: facts.audit\n", f"  - name: facts.audit\n  - name: {UNLISTED_STREAM}\n"),
-            ),
+            configured(ENTERPRISE, "zone_file", ("  - name: facts.audit\n", NEW_STREAM)),
             configured(ENTERPRISE, "peers_file", MORE_STREAMS),
             inputs(MORE_STREAMS),
-            configured(
-                PLANT,
-                "cursors_file",
-                (
-                    AUDIT_LINK,
-                    f"{AUDIT_LINK}  - peer: enterprise\n    stream: {UNLISTED_STREAM}\n    init_mode: bounded_backfill_24h\n",
-                ),
-            ),
+            configured(PLANT, "cursors_file", (AUDIT_LINK, NEW_LINK)),
         ),
         outcome="warned",
     ),
