@@ -160,6 +160,7 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
             gateway, lambda *words: InboundScan(store.control, store.connect, *words), operations.rewind
         )
         gateway.parts.generations.prove = verifications.prove
+        gateway.parts.generations.keeping = verifications.keeping
         drills = Drills(
             gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off, timeline
         )
