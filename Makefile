@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 BUDGET := 300
 
-.PHONY: help install demo setup-tests test test-slow simulate fuzz check bench bench-neighbours bench-idle artifact-heavy faults lock \
+.PHONY: help install demo setup-tests test test-slow simulate fuzz check bench bench-neighbours bench-idle artifact-heavy verify-heavy faults lock \
 	clean
 .DELETE_ON_ERROR:
 
@@ -24,6 +24,7 @@ help:
 	@echo 'make bench    BSFG beside native JetStream sources on the same facts; BENCH_OPTIONS="--only lazy_512"'
 	@echo 'make bench-neighbours  the same, after installing the neighbours that it can be compared with'
 	@echo 'make artifact-heavy  a 5 GB artifact between two zones, memory and lag meanwhile; SIZE_MIB=5000 MIB_PER_SECOND=0'
+	@echo 'make verify-heavy  bsfg verify over a million facts, five damaged, and their repair; FACTS=1000000'
 	@echo 'make bench-idle  what 100 peers of 5 level links cost while nothing happens; IDLE_OPTIONS="--seconds 60"'
 	@echo 'make faults   real zones through kills, pauses, partitions and power cuts; SEED=1 BUDGET=300 FACTS=500000'
 	@echo 'make lock     bring the locks in line with pyproject.toml; LOCK_OPTIONS=--upgrade takes newer versions'
@@ -68,6 +69,9 @@ bench: install
 
 artifact-heavy: install
 	$(BIN)/python -u -m bench.artifact_heavy --mib $(SIZE_MIB) --mib-per-second $(MIB_PER_SECOND)
+
+verify-heavy: install
+	$(BIN)/python -u -m bench.verify_heavy $(if $(FACTS),--facts $(FACTS))
 
 bench-neighbours: install
 	@bench/setup-neighbours

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from bench.artifacts import put_random
 from bench.gateways import RECEIVER, SENDER, GatewayPair, running
 from bench.pair import Setting
+from bench.processes import resident_mib
 from bsfg.cli.local_client import LONG_DEADLINE_SECONDS, LocalClient, route
 from bsfg.config.home import Home
 from bsfg.errors import BsfgError, Code
@@ -117,13 +118,7 @@ def _watch_facts(pair: GatewayPair, watched: Watched) -> None:
 
 def _resident_mib(pair: GatewayPair) -> dict[str, float]:
     """Of the gateways, now."""
-    found = {}
-    for name, pids in pair.pids().items():
-        if name.endswith("gateway"):
-            (pid,) = pids
-            text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-            found[name] = int(text.split("VmRSS:")[1].split()[0]) / 1024
-    return found
+    return resident_mib({name: pids for name, pids in pair.pids().items() if name.endswith("gateway")})
 
 
 def _growth(before: dict[str, float], after: dict[str, float]) -> str:

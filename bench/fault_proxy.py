@@ -31,6 +31,7 @@ class Direction(asyncio.Protocol):
         self._opens_at = self._loop.time() + 2 * delay_seconds
         self._line: deque[tuple[float, bytes]] = deque()
         self._held = 0
+        self.received_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
         self.other: Direction | None = None
@@ -40,6 +41,7 @@ class Direction(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, chunk: bytes) -> None:
+        self.received_bytes += len(chunk)
         self._put(chunk)
         if self._held > HELD_BYTES_MAX and self.transport is not None:
             self.transport.pause_reading()

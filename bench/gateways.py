@@ -115,6 +115,11 @@ class GatewayPair(JetStreamPair):
         return found
 
     @property
+    def directory(self) -> Path:
+        """The lab's."""
+        return self._directory
+
+    @property
     def homes(self) -> Mapping[str, Path]:
         return self._homes
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -113,6 +113,16 @@ def peak_mib(pid: int) -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(_PEAK)), 0.0)
+
+
+def resident_mib(sides: Mapping[str, Iterable[int]]) -> dict[str, float]:
+    """The memory that is resident now, of the processes of each name together."""
+    return {name: sum(map(_resident, pids)) for name, pids in sides.items()}
+
+
+def _resident(pid: int) -> float:
+    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(text.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def free_port() -> int:

@@ -1,30 +1,41 @@
 """``bsfg verify`` between two real zones: what was altered behind the gateway's back is named, and nothing else.
 
-``BSFG_VERIFY_FACTS=1000000`` is the heavy run of the same test.
+``make verify-heavy`` does the same with a million facts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import pytest
+from bench.wire import Counted, counted
 from tests.support.lab_zones import ENTERPRISE, INBOUND_STREAM, LINK, OPERATIONAL, Lab, eventually
 from tests.support.peer_caller import calling
 
 from bsfg.lab.stores import Store, StoredMessage
 
-FACTS: Final = int(os.environ.get("BSFG_VERIFY_FACTS", "4000"))
+FACTS: Final = 4_000
 PAYLOAD: Final = b"x" * 480
 FLUSHED: Final = 1_000
 
 
 @pytest.fixture(scope="module", autouse=True)
-def facts(lab: Lab) -> int:
+def wire(lab: Lab) -> Iterator[Counted]:
+    """What plant-a says to enterprise goes this way."""
+    endpoint = lab.enterprise.place.endpoint
+    with counted(endpoint) as between:
+        with lab.plant.changed(lab.plant.paths.peers_file, (endpoint, between.address)):
+            lab.plant.ask("config", "reload")
+            yield between
+        lab.plant.ask("config", "reload")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def facts(lab: Lab, wire: Counted) -> int:
     """The facts of this module, all of them at plant-a; the last sequence."""
     lines = b"".join(b'{"n":%d,"pad":"%b"}\n' % (number, PAYLOAD) for number in range(FACTS))
     lab.enterprise.bsfg(
@@ -159,12 +170,19 @@ async def _messages(store: Store) -> list[StoredMessage]:
     ]
 
 
-def test_a_repair_says_first_what_it_would_do_and_then_mends_all_of_it(lab: Lab, facts: int) -> None:
+def test_a_repair_says_first_what_it_would_do_and_then_fetches_only_that(
+    lab: Lab, wire: Counted, facts: int
+) -> None:
     words = ("repair", *LINK, "--reason", "a test")
     planned = lab.plant.ask(*words, "--dry-run")
     assert (planned["repaired"], planned["plan"]["to"], planned["plan"]["dry_run"]) == (False, 1, True)
+    damaged = {row["sequence"] for row in planned["found"]["differences"]} - {None}
+    assert (planned["plan"]["facts"], planned["plan"]["taken_over"]) == (len(damaged), FACTS - len(damaged))
     assert lab.plant.cursor()["generation"] == 1
+    before = wire.carried_bytes
     done = lab.plant.bsfg(*words, "--output", "json", seconds=600)
+    # Three verifications are in it, the polls of all links, and the facts that were damaged.
+    assert wire.carried_bytes - before < FACTS * len(PAYLOAD) / 10
     assert done.status == 0, (done.output[-2000:], done.errors)
     assert (done.json["repaired"], done.json["cursor"]["generation"], done.json["after"]["facts"]) == (
         True,
@@ -177,3 +195,4 @@ def test_a_repair_says_first_what_it_would_do_and_then_mends_all_of_it(lab: Lab,
     audit = (lab.plant.paths.data / "audit.jsonl").read_text()
     assert '"action": "cursor.repair"' in audit
     assert '"purpose": "repair"' in audit
+    assert f'"copied": {FACTS - len(damaged)}, "fetched": {len(damaged)}' in audit

@@ -53,6 +53,8 @@ class TwinPeer:
     fault: BsfgError | None = None
     fetches: int = 0
     confirmed: list[int | None] = field(default_factory=list)
+    served: list[int] = field(default_factory=list)
+    """The sequences of all facts that it gave."""
 
     async def health(self) -> dict[str, Any]:
         return {}
@@ -65,9 +67,11 @@ class TwinPeer:
         if self.fault is not None:
             raise self.fault
         try:
-            return await self.service.fetch(self.caller, request)
+            page = await self.service.fetch(self.caller, request)
         except BsfgError as error:
             raise PeerRefused(error.code, error.message, **error.details) from None
+        self.served += [fact.sequence for fact in page.facts]
+        return page
 
     async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
         yield await self.fetch(request)

@@ -35,7 +35,13 @@ from bsfg.daemon.operations import Operations
 from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
-from bsfg.daemon.system import SystemClock, notify_systemd, spare_collections, watchdog_seconds
+from bsfg.daemon.system import (
+    SystemClock,
+    keep_freed_memory,
+    notify_systemd,
+    spare_collections,
+    watchdog_seconds,
+)
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.daemon.timeline import Timeline
 from bsfg.daemon.verify_operations import Verifications
@@ -53,6 +59,7 @@ def serve(home: Path, *, allow_root: bool) -> int:
     _refuse_root(configuration, allow_root=allow_root)
     failpoints.arm(os.environ.get(failpoints.VARIABLE), is_lab=configuration.zone.lab)
     spare_collections()
+    keep_freed_memory()
     spare_tls_buffers()
     asyncio.run(_run(configuration))
     return EXIT_DONE
@@ -153,6 +160,7 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
             gateway, lambda *words: InboundScan(store.control, store.connect, *words), operations.rewind
         )
         gateway.parts.generations.prove = verifications.prove
+        gateway.parts.generations.keeping = verifications.keeping
         drills = Drills(
             gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off, timeline
         )

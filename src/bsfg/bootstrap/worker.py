@@ -25,7 +25,7 @@ from bsfg.daemon.journal import forward_libraries
 from bsfg.daemon.link_worker import LinkWorker, PeerClients
 from bsfg.daemon.links import LinkMeans, LinkSupervisor
 from bsfg.daemon.recent_marks import RecentMarks
-from bsfg.daemon.system import SystemClock, spare_collections
+from bsfg.daemon.system import SystemClock, keep_freed_memory, spare_collections
 from bsfg.daemon.worker_channel import Channel
 from bsfg.daemon.worker_reports import ReportingGuard, Reports
 from bsfg.daemon.worker_words import Beginning, Orders
@@ -50,6 +50,7 @@ def main() -> None:
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
     spare_collections()
+    keep_freed_memory()
     spare_tls_buffers()
     asyncio.run(_run(socket.socket(fileno=descriptor)))
 

@@ -33,6 +33,7 @@ def epoch_accepted(answer: Row) -> Iterable[str]:
 
 
 def rewind_planned(answer: Row) -> Iterable[str]:
+    taken = answer.get("taken_over")
     yield _heading(answer, "rewind")
     yield from fields(
         [
@@ -44,6 +45,7 @@ def rewind_planned(answer: Row) -> Iterable[str]:
             ("repeated", _span(answer.get("repeated"))),
             ("skipped", _span(answer.get("skipped"))),
             ("to fetch", f"{number(answer.get('facts'))} facts, about {size(answer.get('bytes'))}"),
+            ("taken over", f"{number(taken)} facts of the generation in force" if taken else "nothing"),
         ],
         indent=2,
     )

@@ -19,8 +19,9 @@ from bsfg.daemon.running_link import RunningLink
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import Cursor, HaltReason, Init, LinkName, LinkState, parse_init_mode
 from bsfg.model.page import FetchRequest, Page, PageLimits
+from bsfg.model.ranges import Ranges
 from bsfg.ports import PeerClient
-from bsfg.substrates.generations import Plan
+from bsfg.substrates.generations import Kept, Plan
 
 MOVE_SECONDS: Final = 60.0
 REASON_CHARACTERS_MAX: Final = 500
@@ -150,6 +151,7 @@ class Decisions:
         accept_differences: bool,
         dry_run: bool,
         purpose: str = "rewind",
+        kept: Kept | None = None,
     ) -> Row:
         """Build a new generation from a sequence on and switch to it; returns once the plan is durable."""
         driver = self.driver_of(peer, stream)
@@ -171,6 +173,7 @@ class Decisions:
             began=driver.clock.now(),
             resolved_at=page.sender_time,
             accepts_differences=accept_differences,
+            kept=kept,
         )
         answer = self._answer(driver, dry_run) | _rewind_preview(plan, present, page)
         if dry_run:
@@ -350,18 +353,24 @@ async def _epoch_preview(client: PeerClient, driver: RunningLink, found: _Start)
 def _rewind_preview(plan: Plan, present: Cursor | None, page: Page) -> Row:
     is_same = present is not None and present.epoch == page.epoch
     scanned = present.scanned_through if present is not None and is_same else None
-    to = plan.start_sequence
+    to, facts, size = plan.start_sequence, page.pending + len(page.facts), page.pending_bytes
+    wanted = facts if plan.kept is None else min(facts, _fetched_at_most(plan.kept, page.head))
     return {
         "generation": plan.generation,
         "to": to,
         "epoch": plan.epoch,
         "head": page.head,
-        "facts": page.pending + len(page.facts),
-        "bytes": page.pending_bytes,
+        "facts": wanted,
+        "bytes": size if size is None or wanted == facts else size * wanted // facts,
+        "taken_over": facts - wanted,
         "repeated": span(to, scanned) if scanned is not None and to <= scanned else None,
         "skipped": span(scanned + 1, to - 1) if scanned is not None and to > scanned + 1 else None,
         "present": _cursor_row(present),
     }
+
+
+def _fetched_at_most(kept: Kept, head: int) -> int:
+    return Ranges(kept.damaged).sequences + max(0, head - kept.through)
 
 
 def _cursor_row(cursor: Cursor | None) -> Row | None:

@@ -26,12 +26,13 @@ from bsfg.daemon.audit import AuditLog
 from bsfg.daemon.comparison import Comparison
 from bsfg.daemon.driver import LinkDriver, LinkObserver
 from bsfg.daemon.links import LinkMeans
+from bsfg.daemon.repair_source import KeptFacts, RepairSource
 from bsfg.daemon.running_link import Links
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import Cursor, LinkName, LinkRecord, LinkState
 from bsfg.model.moment import format_time
-from bsfg.ports import InboundLog
-from bsfg.substrates.generations import JetStreamGenerations, Plan
+from bsfg.ports import InboundLog, PageSource
+from bsfg.substrates.generations import JetStreamGenerations, Kept, Plan
 from bsfg.substrates.inbound_log import JetStreamInboundLog
 
 NEAR_FACTS: Final = 5_000
@@ -62,6 +63,8 @@ class Build:
     """``filling``, ``comparing``, ``switching``, ``halted`` or ``done``."""
     problem: str | None = None
     driver: LinkDriver | None = None
+    source: RepairSource | None = None
+    """Where its facts come from if not all from the peer."""
     appended: int = 0
     comparison: Comparison = field(default_factory=Comparison)
     switching: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -82,8 +85,13 @@ class Build:
             "scanned_through": link.cursor.scanned_through if link and link.cursor else None,
             "pending": link.word.pending if link and link.word else None,
             "appended": self.appended,
+            **self.taken(),
             **self.compared(),
         }
+
+    def taken(self) -> dict[str, Any]:
+        """Where its facts came from since the gateway started; everything is fetched where nothing is taken over."""
+        return {} if self.source is None else {"copied": self.source.copied, "fetched": self.source.fetched}
 
     def compared(self) -> dict[str, Any]:
         """What was held against the generation in force."""
@@ -110,6 +118,8 @@ class Generations:
     is_store_ready: Callable[[], bool]
     guarded: Callable[[InboundLog], InboundLog]
     """The log with what else stands before every append in this zone."""
+    keeping: Callable[[LinkName, Plan, Kept], KeptFacts] | None = None
+    """What a plan takes over from the generation in force."""
     prove: Callable[[LinkName, Plan, Cursor], Awaitable[str | None]] | None = None
     """Says why a generation built for a repair is not what the sender has; None if it is."""
     _builds: dict[LinkName, Build] = field(default_factory=dict)
@@ -244,6 +254,17 @@ class Generations:
         finally:
             await _end(driving)
             log.close()
+            if build.source is not None:
+                await build.source.facts.close()
+
+    def _source(self, build: Build) -> PageSource:
+        """The peer, or what is undamaged here and the peer for the rest."""
+        peer, kept = self.means.client_of(build.name.peer), build.plan.kept
+        if kept is None or self.keeping is None:
+            return peer
+        facts = self.keeping(build.name, build.plan, kept)
+        build.source = RepairSource(build.name.stream, build.plan, kept, facts, peer)
+        return build.source
 
     def _driver(self, build: Build, log: JetStreamInboundLog) -> LinkDriver:
         """A second driver of the same link into the new generation."""
@@ -254,7 +275,7 @@ class Generations:
         settings = replace(running.link.settings, starts_on_load=False)
         return LinkDriver(
             Link(build.name, settings),
-            self.means.client_of(build.name.peer),
+            self._source(build),
             self.guarded(log),
             self.means.quarantine,
             self.means.clock,
@@ -272,6 +293,10 @@ class Generations:
         """Whether the rest can be fetched while the link is stopped; beside a link that stands still, all of it is."""
         main = self.links.driver(build.name)
         if link.cursor is None or link.word is None or main is None:
+            return False
+        kept = build.plan.kept
+        if kept is not None and link.cursor.scanned_through < kept.through:
+            # What is taken over has to be there when the generation is proved.
             return False
         ours = main.link.cursor
         if main.state is LinkState.HALTED or ours is None or ours.epoch != link.cursor.epoch:
@@ -341,6 +366,7 @@ class Generations:
                 reason=build.plan.reason,
                 before=None if target is None else target.scanned_through,
                 scanned_through=judged.cursor.scanned_through,
+                **build.taken(),
                 **build.compared(),
             )
             await self.means.inbound.save_record(build.name, record)

@@ -18,7 +18,8 @@ from bsfg.errors import BsfgError, Code
 from bsfg.model.arrangement import arrange
 from bsfg.model.digests import RangeDigester, joined_digest
 from bsfg.model.facts import Facts
-from bsfg.substrates.inbound_scan import NO_FACTS, Foreign, HeldPage, InboundScan
+from bsfg.substrates.held_pages import NO_FACTS, Foreign, HeldPage
+from bsfg.substrates.inbound_scan import InboundScan
 
 STRANGERS_MAX: Final = 1_000
 """Facts and messages out of their place; a stream with more of them is not worth a list."""

@@ -28,6 +28,7 @@ from bsfg.model.cursor import InitMode, LinkName, LinkState, parse_init_mode
 from bsfg.model.moment import format_time
 from bsfg.model.names import ZoneId, parse_stream, parse_zone
 from bsfg.model.page import FetchRequest, Page, PageLimits
+from bsfg.substrates.generations import Kept
 
 ROUND_SECONDS_MAX: Final = 90.0
 PREVIEWED_MODES: Final = ("bounded_backfill_24h", "start_now", "full_backfill")
@@ -281,9 +282,10 @@ class Operations(StreamOperations):
         accept_differences: bool,
         dry_run: bool,
         purpose: str = "rewind",
+        kept: Kept | None = None,
     ) -> dict[str, Any]:
         self._refuse_partitioned(self._known_peer(peer))
-        return await self._decisions.rewind(peer, stream, to, reason, accept_differences, dry_run, purpose)
+        return await self._decisions.rewind(peer, stream, to, reason, accept_differences, dry_run, purpose, kept)
 
     async def abort_rewind(self, peer: str, stream: str, *, reason: str) -> dict[str, Any]:
         return await self._decisions.abort_rewind(peer, stream, reason)

@@ -14,12 +14,14 @@ from bsfg.daemon.generations import REPAIR
 from bsfg.daemon.links import require
 from bsfg.daemon.local_lines import answer_lines
 from bsfg.daemon.local_requests import Parameters, answer
+from bsfg.daemon.repair_source import KeptFacts, copies_of
 from bsfg.daemon.running_link import RunningLink
 from bsfg.daemon.verification import Bounds, Verification
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import Cursor, LinkName
 from bsfg.model.names import parse_stream, parse_zone
-from bsfg.substrates.generations import Plan
+from bsfg.model.ranges import RANGES_MAX, Range, Ranges
+from bsfg.substrates.generations import Kept, Plan
 from bsfg.substrates.inbound_scan import InboundScan
 
 MakeScan = Callable[[LinkName, int, str, Collection[str]], InboundScan]
@@ -169,16 +171,28 @@ class Verifications:
     def _driver(self, name: LinkName) -> RunningLink:
         return require(self.gateway.parts.links, name, self.gateway.configuration.links)
 
+    def keeping(self, name: LinkName, plan: Plan, kept: Kept) -> KeptFacts:
+        """What a repair takes over (``Generations.keeping``)."""
+        scan = self.make_scan(name, kept.generation, plan.epoch, ())
+        return KeptFacts(copies_of(scan), Ranges(kept.damaged), frozenset(kept.left_out))
+
     async def _repair_route(self, request: web.Request) -> web.StreamResponse:
-        """Build the link's generation anew from a sequence on; it is proved before it comes into force."""
+        """Build the link's generation anew from a sequence on; it is proved before it comes into force.
+
+        With ``through``, what was verified up to it and is not ``damaged`` is taken over from the generation in force.
+        """
         body = await Parameters.of_body(request)
         peer, stream, reason = body.text("peer"), body.text("stream"), body.text("reason")
         to, dry_run = body.integer_or_none("to"), body.flag("dry_run", default=False)
+        through = body.integer_or_none("through")
+        rows = [] if through is None else body.objects("damaged")
         body.finish()
         if to is None:
             raise BsfgError(Code.INVALID_REQUEST, "to is missing")
+        fence = self._driver(LinkName(parse_zone(peer), parse_stream(stream))).link.fence
+        kept = None if through is None or fence is None else _kept(fence.generation, through, rows)
         repairing = self.rewind(
-            peer, stream, to=to, reason=reason, accept_differences=True, dry_run=dry_run, purpose=REPAIR
+            peer, stream, to=to, reason=reason, accept_differences=True, dry_run=dry_run, purpose=REPAIR, kept=kept
         )
         return await answer(request, repairing)
 
@@ -188,3 +202,23 @@ class Verifications:
         first, last = query.integer_or_none("from"), query.integer_or_none("to")
         query.finish()
         return await answer_lines(request, self.verify(peer, stream, first, last))
+
+
+def _kept(generation: int, through: int, rows: list[dict[str, Any]]) -> Kept:
+    """What is taken over: all but these rows, ``{"from", "to", "at_peer"}``."""
+    damaged, left_out = list[Range](), list[int]()
+    for row in rows:
+        values = Parameters(row)
+        first, last = values.integer_or_none("from"), values.integer_or_none("to")
+        is_at_peer = values.flag("at_peer", default=True)
+        values.finish()
+        if first is None or last is None or first > last:
+            raise BsfgError(Code.INVALID_REQUEST, "damaged: from and to are no range of sequences")
+        if is_at_peer:
+            damaged.append((first, last))
+        else:
+            left_out += range(first, min(last, first + RANGES_MAX) + 1)
+    ranges = Ranges(damaged)
+    if len(ranges) + len(left_out) > RANGES_MAX:
+        raise BsfgError(Code.TOO_LARGE, f"damaged: more than {RANGES_MAX} ranges")
+    return Kept(generation, through, tuple(ranges), tuple(left_out))

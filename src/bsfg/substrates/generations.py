@@ -44,6 +44,20 @@ _RECORD_PREFIX: Final = "record."
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What a generation that is being built takes over from another one instead of fetching it."""
+
+    generation: int
+    """Where the facts are."""
+    through: int
+    """The last sequence of the origin that was compared; all behind it is fetched."""
+    damaged: tuple[tuple[int, int], ...]
+    """What is fetched, too: ranges of the origin's sequences, both ends included."""
+    left_out: tuple[int, ...] = ()
+    """What the sender does not have."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a generation that is being built shall hold: everything from a sequence of the sender's present epoch on."""
 
@@ -59,6 +73,8 @@ class Plan:
     """The sender's time when the start was looked up."""
     accepts_differences: bool = False
     """Whether it may come into force even where its facts differ from those of the generation before."""
+    kept: Kept | None = None
+    """None where everything is fetched."""
 
     def record(self, created: str) -> LinkRecord:
         """The link record that the generation begins with."""

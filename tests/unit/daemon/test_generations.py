@@ -20,18 +20,21 @@ from tests.support.twin_link import RECEIVER, SOURCE, Shelf, TwinCaller, TwinPee
 from bsfg.config.limits import Limits
 from bsfg.config.values import LinkConfig
 from bsfg.daemon.audit import AuditLog
-from bsfg.daemon.generations import Generations
+from bsfg.daemon.generations import REPAIR, Generations
 from bsfg.daemon.link_reporter import LinkReporter
 from bsfg.daemon.links import LinkMeans, LinkSupervisor
+from bsfg.daemon.repair_source import KeptFacts, copies_of
 from bsfg.daemon.system import SystemClock
 from bsfg.daemon.telemetry import Telemetry
-from bsfg.errors import BsfgError, Code
-from bsfg.model.cursor import LinkName, LinkState, parse_init_mode
+from bsfg.errors import BsfgError, Code, PeerUnreachable
+from bsfg.model.cursor import Cursor, LinkName, LinkState, parse_init_mode
 from bsfg.model.names import StreamName, inbound_physical, inbound_subject, link_key, parse_stream
 from bsfg.model.page import FetchRequest, Page, PageLimits
+from bsfg.model.ranges import Ranges
 from bsfg.substrates.control import Control
-from bsfg.substrates.generations import JetStreamGenerations, Plan
+from bsfg.substrates.generations import JetStreamGenerations, Kept, Plan
 from bsfg.substrates.inbound_log import BUCKET_BUILDS, JetStreamInboundLog
+from bsfg.substrates.inbound_scan import InboundScan
 from bsfg.substrates.memory import MemoryZone
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.state_bucket import StateBucket
@@ -432,3 +435,92 @@ async def test_an_epoch_that_was_left_stays_known(rig: Rig) -> None:
     for epoch in ("e1", "e2", "e1"):
         await rig.store.leave_epoch(rig.name, 1, epoch)
     assert await rig.store.past_epochs(rig.name, 1) == ["e1", "e2"]
+
+
+def keeping(rig: Rig) -> Callable[[LinkName, Plan, Kept], KeptFacts]:
+    def keep(name: LinkName, plan: Plan, kept: Kept) -> KeptFacts:
+        scan = InboundScan(rig.control, rig.connect, name, kept.generation, plan.epoch)
+        return KeptFacts(copies_of(scan), Ranges(kept.damaged), frozenset(kept.left_out))
+
+    return keep
+
+
+async def damage(rig: Rig, *removed: int) -> None:
+    """Facts are gone from the generation in force, and the link has noticed."""
+    name = inbound_physical(rig.name.peer, rig.stream, 1)
+    for sequence in removed:
+        await rig.control.api(f"STREAM.MSG.DELETE.{name}", {"seq": sequence})
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_what_is_undamaged_is_taken_over_and_only_the_rest_is_asked_of_the_sender(
+    rig: Rig, dies: bool
+) -> None:
+    rig.publish(*range(1, 3_001))
+    await rig.level(3_000)
+    await damage(rig, 7, 8, 2_000)
+    proved: list[int] = []
+
+    async def prove(name: LinkName, plan: Plan, cursor: Cursor) -> str | None:
+        proved.append(cursor.scanned_through)
+        return None
+
+    rig.generations.keeping, rig.generations.prove = keeping(rig), prove
+    damaged = ((7, 8), (900, 900), (2_000, 2_000))
+    plan = await rig.plan(kept=Kept(1, 2_990, damaged), purpose=REPAIR, accepts_differences=True)
+    before = len(rig.peer.served)
+    await rig.generations.begin(rig.name, plan)
+    if dies:
+        await rig.until(lambda: bool((rig.generations.building(rig.name) or {}).get("copied")))
+        await rig.die()
+        await rig.start()
+        rig.generations.keeping, rig.generations.prove = keeping(rig), prove
+    await rig.level(3_000, generation=2)
+    assert proved and min(proved) >= 2_990, "all that was taken over is proved"
+    asked = rig.peer.served[before:]
+    assert set(asked) == {7, 8, 900, 2_000, *range(2_991, 3_001)}
+    assert await rig.held(2) == list(range(1, 3_001))
+    switch = rig.audited("generation.switch")
+    assert (switch["different"], switch["only_new"], switch["only_before"]) == (0, 3, 0)
+    assert dies or (switch["copied"], switch["fetched"]) == (2_986, 14)
+    facts = await rig.store.facts(rig.name, 2, 899, 3)
+    assert [fact.digest for fact in facts] == [fact.digest for fact in await rig.store.facts(rig.name, 1, 899, 3)]
+
+
+async def test_nothing_is_proved_before_all_that_is_taken_over_is_there(rig: Rig) -> None:
+    rig.publish(*range(1, 31))
+    await rig.level(30)
+    proved: list[int] = []
+
+    async def prove(name: LinkName, plan: Plan, cursor: Cursor) -> str | None:
+        proved.append(cursor.scanned_through)
+        return None
+
+    rig.generations.keeping, rig.generations.prove = keeping(rig), prove
+    rig.peer.fault = PeerUnreachable("away")
+    plan = await rig.plan(kept=Kept(1, 30, ((7, 7),)), purpose=REPAIR, accepts_differences=True)
+    await rig.generations.begin(rig.name, plan)
+    await rig.until(lambda: (rig.generations.building(rig.name) or {}).get("scanned_through") == 6)
+    await asyncio.sleep(1.0)
+    assert not proved
+    rig.peer.fault = None
+    await rig.level(30, generation=2)
+    assert min(proved) == 30
+
+
+async def test_a_plan_that_takes_over_what_is_damaged_does_not_come_into_force(rig: Rig) -> None:
+    rig.publish(*range(1, 31))
+    await rig.level(30)
+    await damage(rig, 7)
+    rig.generations.keeping = keeping(rig)
+
+    async def prove(name: LinkName, plan: Plan, cursor: Cursor) -> str | None:
+        held = await rig.held(plan.generation)
+        return None if held == list(range(1, cursor.scanned_through + 1)) else "fact 7 is missing"
+
+    rig.generations.prove = prove
+    plan = await rig.plan(kept=Kept(1, 30, ((9, 9),)), purpose=REPAIR, accepts_differences=True)
+    await rig.generations.begin(rig.name, plan)
+    await rig.until(lambda: rig.state() == "halted")
+    assert "fact 7 is missing" in str((rig.generations.building(rig.name) or {})["problem"])
+    await rig.level(30)
