@@ -7,7 +7,7 @@ of ``bsfg.errors``; the in-memory twin and the real ones pass the same suite in 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from bsfg.model.cursor import (
     LinkName,
     LinkRecord,
     LocalPosition,
+    StreamMark,
 )
 from bsfg.model.digests import DigestAnswer, DigestCall
 from bsfg.model.fact import Fact
@@ -102,6 +103,16 @@ class InboundLog(Protocol):
         """The link record is durable on return, and its revision is returned.
 
         Raises ``Fenced`` if the stored record has another revision than this one; None stands for any.
+        """
+
+
+class InboundMarks(Protocol):
+    """What can be told of every inbound stream by few questions."""
+
+    async def marks(self) -> Mapping[LinkName, StreamMark]:
+        """The mark of each link whose inbound stream has one generation, as it was at some moment during the call.
+
+        A link without a mark has to be asked for by itself.
         """
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 from _pytest.mark.structures import ParameterSet
+from tests.support.patience import patience
 
 from bsfg.lab import demo, held, processes
 from bsfg.lab.demo_stage import Sizes
@@ -60,7 +61,7 @@ def test_all_lines_hold_within_two_minutes(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False, env=with_temporary(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert time.monotonic() - began < DEMO_SECONDS_MAX
+    assert time.monotonic() - began < DEMO_SECONDS_MAX * patience()
     first, *lines, summary = done.stdout.splitlines()
     assert first.startswith("Two zones on this machine, in ")
     assert len([line for line in lines if line.startswith("✓ ")]) == len(demo.LINES)
@@ -71,7 +72,7 @@ def test_all_lines_hold_within_two_minutes(tmp_path: Path) -> None:
     assert directory.parent == tmp_path and list(tmp_path.iterdir()) == []
 
 
-IN_EACH_RUN: Final = frozenset({"health", "duplicate-replay", "bring-up"})
+IN_EACH_RUN: Final = frozenset({"health"})
 """The others take minutes, and are for ``make test-slow``."""
 
 
@@ -93,6 +94,7 @@ def test_a_sabotage_fails_its_line_and_no_other(name: str, tmp_path: Path) -> No
     assert running(tmp_path / "lab") == []
 
 
+@pytest.mark.slow
 def test_a_kept_lab_can_be_played_with_as_it_says(tmp_path: Path) -> None:
     directory = tmp_path / "lab"
     try:

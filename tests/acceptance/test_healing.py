@@ -24,6 +24,7 @@ from tests.support.lab_zones import (
     printed_seconds,
     running_lab,
 )
+from tests.support.stories import Pages, Story, told
 
 from bsfg.lab import held, processes
 from bsfg.lab.homes import LabPaths
@@ -102,6 +103,15 @@ def fill(zone: Zone) -> None:
         file.write(bytes(found.f_bfree * found.f_frsize - FREE_BYTES))
 
 
+@contextmanager
+def disk_85_percent_full(lab: Lab) -> Iterator[None]:
+    found = os.statvfs(lab.plant.home / "data")
+    with filler(lab.plant).open("wb") as file:
+        file.write(bytes((found.f_bfree - round(0.15 * found.f_blocks)) * found.f_frsize))
+    yield
+    filler(lab.plant).unlink()
+
+
 def server_pid(zone: Zone) -> int | None:
     return held.find_server(zone.home)
 
@@ -118,6 +128,16 @@ def stored(zone: Zone, stream: str) -> list[int]:
             return [int(message.payload) for message in await store.read_all(stream)]
 
     return asyncio.run(read())
+
+
+DISK_FILLS: Final = Story(
+    "disk 85 % full", disk_85_percent_full, 15, "bsfg_disk_fill_ratio", {}, lambda value: 0.8 < value < 0.95,
+    "BsfgDiskFilling", 2, "the disk of data/ is 8", "the disk of data/ is 8",
+)  # fmt: skip
+
+
+def test_a_disk_that_fills_is_told_of_before_it_is_full(lab: Lab, tmp_path: Path) -> None:
+    told(DISK_FILLS, lab, Pages(lab.plant), tmp_path)
 
 
 def test_a_full_disk_is_named_and_facts_resume_when_it_is_freed(lab: Lab) -> None:

@@ -5,48 +5,24 @@ The alert is what Prometheus makes of the values that were really scraped: promt
 
 from __future__ import annotations
 
-import http.cookiejar
-import json
-import re
 import ssl
-import subprocess
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from tests.support.lab_zones import ENTERPRISE, Lab, Zone, eventually
+from tests.support.lab_zones import ENTERPRISE, Lab
+from tests.support.stories import Pages, Story, told
 
 from bsfg.lab.homes import LabPaths
 from bsfg.transport.development_ca import create_authority, issue
 
-RULES: Final = Path(__file__).resolve().parents[2] / "deploy" / "prometheus" / "bsfg.rules.yml"
-TAG: Final = re.compile(r"<[^>]+>")
 AUDIT: Final = "facts.audit"
 ORDERS: Final = "facts.orders"
 MISSING_URI: Final = "s3://enterprise-bsfg-artifacts/batch-files/none.json"
 ORDERS_BYTES: Final = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Story:
-    """One fault, and what each of the four must say of it within so many seconds."""
-
-    name: str
-    fault: Callable[[Lab], AbstractContextManager[None]]
-    seconds: float
-    metric: str
-    labels: dict[str, str]
-    holds: Callable[[float], bool]
-    alert: str
-    minutes: int
-    """After how long at these values the alert fires."""
-    page: str
-    status: str
 
 
 @contextmanager
@@ -179,47 +155,6 @@ STORIES: Final = (
 )  # fmt: skip
 
 
-class Pages:
-    """The operator page as a browser without scripts sees it."""
-
-    def __init__(self, zone: Zone) -> None:
-        jar = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
-        self._opener = urllib.request.build_opener(jar)
-        self._base = f"http://{zone.place.local}/page"
-        self._opener.open(zone.ask("page")["url"], timeout=10).close()
-
-    def text(self) -> str:
-        with self._opener.open(self._base, timeout=10) as answer:
-            return " ".join(TAG.sub(" ", answer.read().decode()).replace("&#39;", "'").split())
-
-
-def firing(zone: Zone, story: Story, folder: Path) -> bool:
-    """Whether the shipped rules fire when the values that the zone shows now stay so for as long as the story says."""
-    series = [
-        {"series": _series(sample.name, sample.labels), "values": f"{sample.value}x{4 * (story.minutes + 1)}"}
-        for family in text_string_to_metric_families(zone.local("/metrics")[1])
-        for sample in family.samples
-        if not sample.name.endswith(("_bucket", "_created"))
-    ]
-    alert = _series("ALERTS", {"alertname": story.alert, "alertstate": "firing", **story.labels})
-    wanted = [{"labels": "{}", "value": 1}]
-    check = {
-        "expr": f"count({alert}) >= bool 1",
-        "eval_time": f"{story.minutes * 60 + 15}s",
-        "exp_samples": wanted,
-    }
-    test = {"interval": "15s", "input_series": series, "promql_expr_test": [check]}
-    path = folder / "scraped.test.yml"
-    content = {"rule_files": [str(RULES)], "evaluation_interval": "15s", "tests": [test]}
-    path.write_text(json.dumps(content))
-    done = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, timeout=60)
-    return done.returncode == 0
-
-
-def _series(name: str, labels: dict[str, str]) -> str:
-    return name + "{" + ",".join(f"{key}={json.dumps(value)}" for key, value in labels.items()) + "}"
-
-
 @pytest.fixture(scope="module")
 def pages(lab: Lab) -> Pages:
     return Pages(lab.plant)
@@ -227,16 +162,4 @@ def pages(lab: Lab) -> Pages:
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name.replace(" ", "-"))
 def test_metric_alert_page_and_status_tell_one_story(story: Story, lab: Lab, pages: Pages, tmp_path: Path) -> None:
-    plant = lab.plant
-    assert not firing(plant, story, tmp_path), "it must not fire before"
-    with story.fault(lab):
-        def value() -> bool:
-            found = plant.metric(story.metric, **story.labels)
-            return found is not None and story.holds(found)
-
-        eventually(f"{story.metric} tells of it", story.seconds, value)
-        assert firing(plant, story, tmp_path)
-        eventually("the page tells of it", 5, lambda: story.page in pages.text())
-        eventually("the status tells of it", 5, lambda: story.status in plant.bsfg("status").output)
-
-
+    told(story, lab, pages, tmp_path)

@@ -41,6 +41,8 @@ def run_many(first: int, count: int) -> int:
     with multiprocessing.Pool(os.cpu_count() or 1) as pool:
         for outcome in pool.imap_unordered(run_seeds, chunks(first, count)):
             total.add(outcome)
+            for seed, violations in outcome.violations.items():
+                print(f"\nseed {seed}: {violations[0]}", file=sys.stderr)
             rate = total.seeds / (time.monotonic() - began)
             print(f"\r{total.seeds:,} of {count:,} seeds, {rate:.0f} a second, "
                   f"{len(total.violations)} with violations", end="", file=sys.stderr, flush=True)  # fmt: skip

@@ -68,6 +68,7 @@ def record_lost(world: World) -> bool:
     world.is_record_damaged = True
     world.excuses.add(HaltReason.CURSOR_UNKNOWN)
     world.store.put_record(None)
+    world.ledger.records_lost += 1
     return True
 
 
@@ -81,6 +82,7 @@ def record_restored(world: World) -> bool:
     def restore() -> None:
         world.is_record_damaged = True
         world.store.put_record(old)
+        world.ledger.records_lost += 1
         world.excuses.add(HaltReason.LOCAL_RESET)
 
     world.mischief(world.random.random() * 15.0, restore)

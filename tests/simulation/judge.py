@@ -26,13 +26,13 @@ def judge(world: World) -> None:
 
 
 def _start(world: World, link: Link, inbound: list[Fact]) -> int:
-    """Where the link was to begin in this epoch: where its operator said, or its init mode, resolved once."""
+    """Where the link was to begin in this epoch: as it was written down, else as its operator said last."""
     assert link.cursor is not None
-    if link.cursor.epoch in world.ledger.accepted:
-        return world.ledger.accepted[link.cursor.epoch]
-    init = (world.store.record.init if world.store.record else None) or link.init
-    if init is not None and init.epoch == link.cursor.epoch:
-        return init.start_sequence
+    epoch = link.cursor.epoch
+    if epoch in world.ledger.starts:
+        return world.ledger.starts[epoch][0]
+    if epoch in world.ledger.accepted:
+        return world.ledger.accepted[epoch][-1]
     return inbound[0].sequence if inbound else world.source.last_sequence + 1
 
 

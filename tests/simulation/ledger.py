@@ -20,14 +20,18 @@ class Ledger:
     violations: list[str] = field(default_factory=list)
     stored: set[tuple[str, int]] = field(default_factory=set)
     """(epoch, sequence) of every fact that the receiver's store ever held."""
-    accepted: dict[str, int] = field(default_factory=dict)
-    """Epochs that an operator has accepted, and the start that was last chosen in each."""
+    accepted: dict[str, list[int]] = field(default_factory=dict)
+    """Epochs that an operator has accepted, and the starts that were chosen in each, one after the other."""
+    starts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Where each epoch began by what a gateway wrote down, and how often the store had lost something by then."""
     unproven_histories: int = 0
     """Times that a link went on behind a fact that the source no longer held, so that nobody could tell."""
     overstated_gaps: int = 0
     """Gap records that name facts which arrived after all, by bytes that were still under way."""
     tails_lost: int = 0
     """How often the receiver's store lost what it had acknowledged, by a power cut or by hand."""
+    records_lost: int = 0
+    """And how often it lost the link record, or has got an older one."""
 
     def violated(self, invariant: str, what: str) -> None:
         self.violations.append(f"{invariant}: {what}")
@@ -60,6 +64,16 @@ class Ledger:
             self.violated("I4", f"confirmed {confirmed.epoch}:{confirmed.sequence}, which was never stored")
         if before and before.epoch == confirmed.epoch and before.sequence > confirmed.sequence:
             self.violated("I7", f"the confirm went back from {before.sequence} to {confirmed.sequence}")
+
+    def began(self, epoch: str, start: int) -> None:
+        """A gateway wrote down where an epoch begins: once, but where an operator chose or the store had lost (I21).
+
+        Two gateways by mistake have two operators, and what is written stands: by the second choice the epoch has
+        begun. A power cut under lazy may take a young store whole, and with it where it began: the link is a new one.
+        """
+        known, losses = self.starts.get(epoch), self.tails_lost + self.records_lost
+        if known is None or start in self.accepted.get(epoch, ()) or known[1] != losses:
+            self.starts[epoch] = (start, losses)
 
     def moved(self, gateway: str, before: Link, link: Link, tails_lost: int) -> None:
         """A link took an event: its cursor is of stored facts, and moves back only where the store did (I1, I7)."""

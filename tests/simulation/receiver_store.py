@@ -115,6 +115,8 @@ class ReceiverStore:
         if revision is not None and revision != self.revision:
             raise Fenced(f"the record has revision {self.revision}, not {revision}")
         self.put_record(record)
+        if record.init is not None:
+            self.ledger.began(record.init.epoch, record.init.start_sequence)
         if self.is_strict:
             self.sync_record()
         return self.revision
@@ -144,6 +146,7 @@ class ReceiverStore:
         if lost > 0:
             del self.stream[len(self.stream) - lost :]
             self.ledger.tails_lost += 1
+        self.ledger.records_lost += self.record != self.kept.record
         self.record, self.revision = self.kept.record, self.kept.revision
         return max(0, lost)
 

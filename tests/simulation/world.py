@@ -23,6 +23,7 @@ from bsfg.core.conversation import (
     Event,
     GapAccepted,
     Located,
+    PageFetched,
     PartitionBegan,
     PartitionEnded,
     StartChosen,
@@ -40,6 +41,7 @@ STREAM: Final = parse_stream("facts.operational")
 DRAIN_SECONDS: Final = 90.0
 """Once everything is healed a link has this long to be level, or halted with a reason."""
 FAULTS_MIN: Final = 5
+POLLS_TO_NOTICE: Final = 2
 
 T = TypeVar("T")
 Trace = Callable[[str], None]
@@ -106,6 +108,7 @@ class World:
         self.sender_is_up = True
         self.is_partitioned = False
         self.is_draining = False
+        self._polls_after_healing = 0
         self.settled = asyncio.Event()
         self.gateways: list[Gateway] = []
         self._spawned: set[asyncio.Task[Any]] = set()
@@ -196,6 +199,7 @@ class World:
         if link.phase is Phase.HALTED and before.phase is not Phase.HALTED:
             self._halted(gateway, link)
         if self.is_draining:
+            self._polls_after_healing += isinstance(event, PageFetched)
             self._look_whether_settled(gateway)
 
     def announced(self, event: str) -> None:
@@ -227,7 +231,7 @@ class World:
                 self.source.begin_epoch()
             epoch = self.source.epoch
             start = self.random.choice((max(1, self.source.first_sequence), self.source.last_sequence + 1))
-            self.ledger.accepted[epoch] = start
+            self.ledger.accepted.setdefault(epoch, []).append(start)
             init = Init("full_backfill", None, "accepted", epoch, start, self.sender_clock.now())
             gateway.driver.tell(StartChosen(init))
 
@@ -325,7 +329,9 @@ class World:
             and link.phase is Phase.FLOWING
         ):
             is_through = link.cursor.scanned_through == self.source.last_sequence and not link.flights
-            if is_through and self._is_confirmed(link):
+            # What it knew before the healing may be of another history, which it has two polls to notice (I16).
+            has_asked = self._polls_after_healing >= POLLS_TO_NOTICE
+            if is_through and has_asked and self._is_confirmed(link):
                 self.settled.set()
 
     def _is_confirmed(self, link: Link) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from bsfg.core.backoff import Backoff
 from bsfg.core.link_state import Link, LinkSettings
 from bsfg.daemon.driver import LinkDriver
+from bsfg.daemon.recent_marks import RecentMarks
 from bsfg.daemon.system import SystemClock
 from bsfg.errors import BsfgError, PeerRefused
 from bsfg.model.cursor import Cursor, LinkName, LinkState, parse_init_mode
@@ -18,6 +19,7 @@ from bsfg.model.names import StreamName, ZoneId, inbound_physical, parse_stream,
 from bsfg.model.page import FetchRequest, Page, PageLimits
 from bsfg.model.policy import ReadStream
 from bsfg.substrates.memory import MemoryZone
+from bsfg.substrates.memory_marks import MemoryInboundMarks
 from bsfg.transport.fetch_service import FetchService
 from bsfg.transport.wire import ConfirmCall
 
@@ -157,7 +159,15 @@ class TwinLink:
         self._task: asyncio.Task[None] | None = None
 
     def new_driver(self) -> LinkDriver:
-        return LinkDriver(Link(NAME, self.settings), self.peer, self.receiver, Shelf(), self.clock, self.diary)
+        return LinkDriver(
+            Link(NAME, self.settings),
+            self.peer,
+            self.receiver,
+            Shelf(),
+            self.clock,
+            self.diary,
+            marks=RecentMarks(MemoryInboundMarks(self.receiver, [NAME]), self.clock),
+        )
 
     def publish(self, *numbers: int) -> None:
         for number in numbers:

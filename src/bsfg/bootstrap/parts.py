@@ -28,6 +28,7 @@ from bsfg.daemon.link_reporter import LinkReporter
 from bsfg.daemon.links import LinkMeans, LinkSupervisor
 from bsfg.daemon.partitions import Partitions
 from bsfg.daemon.peer_table import PeerTable
+from bsfg.daemon.recent_marks import RecentMarks
 from bsfg.daemon.running_link import Links
 from bsfg.daemon.store_keeper import StoreKeeper
 from bsfg.daemon.worker_links import WorkerLinks
@@ -37,6 +38,7 @@ from bsfg.model.cursor import LinkName, LinkState
 from bsfg.model.names import ZoneId
 from bsfg.substrates.generations import JetStreamGenerations
 from bsfg.substrates.inbound_keep import InboundKeep
+from bsfg.substrates.inbound_marks import JetStreamInboundMarks
 from bsfg.substrates.provisioning import provision_local
 from bsfg.substrates.quarantine import FileQuarantine
 from bsfg.substrates.stream_configs import StreamSpec
@@ -116,6 +118,7 @@ def assemble(
         FileQuarantine(home.data / "quarantine", limits.quarantine_bytes),
         clock,
         peers.client,
+        RecentMarks(JetStreamInboundMarks(store.control), clock),
     )
     reporter = LinkReporter(journal, zone.telemetry, peers.answered, peers.silent)
     links: Links = LinkSupervisor(means, reporter)

@@ -35,7 +35,13 @@ from bsfg.daemon.operations import Operations
 from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
-from bsfg.daemon.system import SystemClock, notify_systemd, spare_collections, watchdog_seconds
+from bsfg.daemon.system import (
+    SystemClock,
+    keep_freed_memory,
+    notify_systemd,
+    spare_collections,
+    watchdog_seconds,
+)
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.daemon.timeline import Timeline
 from bsfg.daemon.verify_operations import Verifications
@@ -44,6 +50,7 @@ from bsfg.substrates.consumers import LocalAccess
 from bsfg.substrates.inbound_scan import InboundScan
 from bsfg.transport.access import Access
 from bsfg.transport.notify_route import Attention
+from bsfg.transport.tls_buffers import spare_tls_buffers
 
 
 def serve(home: Path, *, allow_root: bool) -> int:
@@ -52,6 +59,8 @@ def serve(home: Path, *, allow_root: bool) -> int:
     _refuse_root(configuration, allow_root=allow_root)
     failpoints.arm(os.environ.get(failpoints.VARIABLE), is_lab=configuration.zone.lab)
     spare_collections()
+    keep_freed_memory()
+    spare_tls_buffers()
     asyncio.run(_run(configuration))
     return EXIT_DONE
 
@@ -152,7 +161,9 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         )
         gateway.parts.generations.prove = verifications.prove
         gateway.parts.generations.keeping = verifications.keeping
-        drills = Drills(gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off)
+        drills = Drills(
+            gateway, local, operations.fetch, store.inbound, verifications, zone.cut_off, timeline
+        )
         further = [
             *local_routes(zone, store, artifacts, retrieval.listed),
             *retrieval_routes,

@@ -24,16 +24,19 @@ from bsfg.daemon.healing import HealedInboundLog
 from bsfg.daemon.journal import forward_libraries
 from bsfg.daemon.link_worker import LinkWorker, PeerClients
 from bsfg.daemon.links import LinkMeans, LinkSupervisor
-from bsfg.daemon.system import SystemClock, spare_collections
+from bsfg.daemon.recent_marks import RecentMarks
+from bsfg.daemon.system import SystemClock, keep_freed_memory, spare_collections
 from bsfg.daemon.worker_channel import Channel
 from bsfg.daemon.worker_reports import ReportingGuard, Reports
 from bsfg.daemon.worker_words import Beginning, Orders
 from bsfg.substrates.control import Control
+from bsfg.substrates.inbound_marks import JetStreamInboundMarks
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_target import NatsTarget
 from bsfg.substrates.quarantine import FileQuarantine
 from bsfg.transport.access import Access
 from bsfg.transport.resolver import NameResolver
+from bsfg.transport.tls_buffers import spare_tls_buffers
 from bsfg.transport.trust import TrustStore
 
 END_SECONDS_MAX: Final = 5
@@ -47,6 +50,8 @@ def main() -> None:
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
     spare_collections()
+    keep_freed_memory()
+    spare_tls_buffers()
     asyncio.run(_run(socket.socket(fileno=descriptor)))
 
 
@@ -88,6 +93,7 @@ async def _assemble(
         FileQuarantine(home.data / "quarantine", config.limits.quarantine_bytes),
         clock,
         clients.client,
+        RecentMarks(JetStreamInboundMarks(control), clock),
     )
     links = LinkSupervisor(means, reports)
     return LinkWorker(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from bsfg.cli import render, screens
+from bsfg.cli import progress, render, screens
 from bsfg.cli.local_client import LONG_DEADLINE_SECONDS, LocalClient, route
 from bsfg.cli.options import PartitionDuration, common_options, peer_option, reason_option, stream_option
+from bsfg.cli.progress import Unit
 
 
 @click.group("admin")
@@ -42,7 +43,9 @@ def partition(home: Path, output: str, peer: str, reason: str, seconds: int | No
 @common_options
 def reconcile(home: Path, output: str, peer: str) -> None:
     """End a peer's partition now and catch up."""
-    answer = LocalClient(home).delete(route("partitions", peer), deadline_seconds=LONG_DEADLINE_SECONDS)
+    client = LocalClient(home)
+    with progress.watched(f"catching up with {peer}", Unit.FACTS, progress.backfill(client, peer)):
+        answer = client.delete(route("partitions", peer), deadline_seconds=LONG_DEADLINE_SECONDS)
     render.show(answer, output, screens.reconciled)
 
 

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import click
 
-from bsfg.cli import render
+from bsfg.cli import progress, render
 from bsfg.cli.local_client import LONG_DEADLINE_SECONDS, LocalClient, route
 from bsfg.cli.options import ZONE, common_options
+from bsfg.cli.progress import Unit
 from bsfg.cli.render import fields, moment, number, paragraph, printable, size
 from bsfg.errors import BsfgError, Code
 
@@ -34,9 +35,10 @@ def fetch(home: Path, output: str, uri: str, peer: str | None, out: Path | None)
     """
     client = LocalClient(home)
     wanted = {"uri": uri, "peer": peer}
-    answer: dict[str, Any] = client.post(
-        route("artifacts", "fetch"), wanted, deadline_seconds=LONG_DEADLINE_SECONDS
-    )
+    with progress.watched("fetching", Unit.BYTES, progress.transfer(client, uri)):
+        answer: dict[str, Any] = client.post(
+            route("artifacts", "fetch"), wanted, deadline_seconds=LONG_DEADLINE_SECONDS
+        )
     if out is not None:
         _copy(client, answer, out)
         answer["path"] = str(out.absolute())
@@ -62,10 +64,11 @@ def _copy(client: LocalClient, artifact: Row, out: Path) -> None:
         raise _not_written(out, error) from None
     draft = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file, progress.shown("copying", Unit.BYTES) as advance:
             for piece in client.download(route("artifacts", "content"), uri=artifact["uri"]):
                 hasher.update(piece)
                 file.write(piece)
+                advance(file.tell(), artifact["size"])
             file.flush()
             os.fsync(file.fileno())
         if hasher.hexdigest() != artifact["sha256"]:

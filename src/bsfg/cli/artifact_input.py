@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import mimetypes
-from collections.abc import Callable, Mapping
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from io import BufferedReader
 from pathlib import PurePath
@@ -12,8 +15,10 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from bsfg.cli import progress
 from bsfg.cli.fact_input import pieces, source_name
 from bsfg.cli.local_client import LocalClient, route
+from bsfg.cli.progress import Advance, Unit
 from bsfg.errors import BsfgError, Code
 
 STORE_SECONDS_MAX: Final = 3_600.0
@@ -52,14 +57,25 @@ def put(
     if key is None and name == "stdin":
         raise click.UsageError("standard input has no name, so it needs --key")
     guessed = mimetypes.guess_type(key or name)[0]
-    return client.upload(
-        route("artifacts"),
-        partial(pieces, file),
-        answer_seconds=STORE_SECONDS_MAX,
-        type=artifact_type,
-        key=key or PurePath(name).name,
-        media_type=media_type or guessed or MEDIA_TYPE_DEFAULT,
-    )
+    with progress.shown(f"sending {PurePath(name).name}", Unit.BYTES) as advance:
+        return client.upload(
+            route("artifacts"),
+            partial(_counted, file, advance),
+            answer_seconds=STORE_SECONDS_MAX,
+            type=artifact_type,
+            key=key or PurePath(name).name,
+            media_type=media_type or guessed or MEDIA_TYPE_DEFAULT,
+        )
+
+
+def _counted(file: BufferedReader, advance: Advance, gateway: socket.socket) -> Iterator[bytes]:
+    """The pieces, and to who looks on how much of the file they are; a pipe has no size."""
+    status, sent = os.fstat(file.fileno()), 0
+    size = status.st_size if stat.S_ISREG(status.st_mode) else None
+    for piece in pieces(file, gateway):
+        yield piece
+        sent += len(piece)
+        advance(sent, size)
 
 
 def refer(payload: bytes, stored: Mapping[str, Any]) -> tuple[bytes, list[tuple[str, str]]]:

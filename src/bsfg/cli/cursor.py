@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import click
 
-from bsfg.cli import decision_screens, render, screens
+from bsfg.cli import decision_screens, progress, render, screens
 from bsfg.cli.local_client import LONG_DEADLINE_SECONDS, LocalClient, route
 from bsfg.cli.options import common_options, dry_run_option, peer_option, reason_option, stream_option
+from bsfg.cli.progress import Advance, Unit
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import parse_init_mode
 
@@ -147,7 +148,15 @@ def _decide(home: Path, peer: str, stream: str, verb: str, wanted: dict[str, Any
 
 def follow(home: Path, peer: str, stream: str, generation: int, output: str) -> dict[str, Any]:
     """The cursor once the generation is in force; an error says why it will not be. Tells progress to people."""
+    with progress.shown(f"building generation {generation}", Unit.FACTS) as advance:
+        return _follow(home, peer, stream, generation, advance, tells=output == "text" and not progress.is_shown())
+
+
+def _follow(
+    home: Path, peer: str, stream: str, generation: int, advance: Advance, *, tells: bool
+) -> dict[str, Any]:
     told = ""
+    began: int | None = None
     for row in _rows(home, peer, stream):
         building = row.get("rewinding")
         if building is None:
@@ -159,9 +168,13 @@ def follow(home: Path, peer: str, stream: str, generation: int, output: str) -> 
                 )
             continue
         line = decision_screens.progress(building)
-        if output == "text" and line != told:
+        if tells and line != told:
             render.line(line)
             told = line
+        if building.get("scanned_through") is not None and building.get("pending") is not None:
+            began = building["scanned_through"] if began is None else began
+            done = building["scanned_through"] - began
+            advance(done, done + building["pending"])
         if building["state"] == "halted":
             raise BsfgError(
                 Code.HALTED,

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from bsfg.cli import render, screens
+from bsfg.cli import progress, render, screens
 from bsfg.cli.local_client import LONG_DEADLINE_SECONDS, LocalClient, route
 from bsfg.cli.options import common_options, peer_option, stream_option
+from bsfg.cli.progress import Unit
 from bsfg.model.cursor import parse_init_mode
 
 
@@ -41,7 +42,9 @@ def command(
         "init_timestamp": init_timestamp,
         "dry_run": dry_run,
     }
-    answer = LocalClient(home).post(route("fetch"), wanted, deadline_seconds=LONG_DEADLINE_SECONDS)
+    client = LocalClient(home)
+    with progress.watched(f"fetching {peer}/{stream}", Unit.FACTS, progress.backfill(client, peer, stream)):
+        answer = client.post(route("fetch"), wanted, deadline_seconds=LONG_DEADLINE_SECONDS)
     render.show(answer, output, screens.previewed if dry_run else screens.fetched)
 
 

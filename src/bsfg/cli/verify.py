@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from bsfg.cli import render
+from bsfg.cli import progress, render
 from bsfg.cli.local_client import LocalClient, route
 from bsfg.cli.options import common_options, peer_option, stream_option
+from bsfg.cli.progress import Unit
 from bsfg.errors import EXIT_DONE, EXIT_FAILED, BsfgError, Code
 
 DIFFERENCES_SHOWN_MAX: Final = 50
@@ -38,20 +38,17 @@ def command(home: Path, output: str, peer: str, stream: str, first: int | None, 
 
 def ask(client: LocalClient, peer: str, stream: str, first: int | None, last: int | None) -> dict[str, Any]:
     """The result; what the gateway says on the way is shown where a person looks on."""
-    for group in client.lines(route("verify"), peer=peer, stream=stream, from_=first, to=last):
-        for line in group:
-            answer: dict[str, Any] = json.loads(line)
-            if "result" in answer:
-                _show_progress("")
-                return dict(answer["result"])
-            progress = answer.get("progress", {})
-            _show_progress(f"compared through {progress.get('compared_through')} of {progress.get('to')}")
+    began: int | None = None
+    with progress.shown(f"comparing {peer}/{stream}", Unit.FACTS) as advance:
+        for group in client.lines(route("verify"), peer=peer, stream=stream, from_=first, to=last):
+            for line in group:
+                answer: dict[str, Any] = json.loads(line)
+                if "result" in answer:
+                    return dict(answer["result"])
+                reached = answer["progress"]["compared_through"]
+                began = reached if began is None else began
+                advance(reached - began, answer["progress"]["to"] - began)
     raise BsfgError(Code.UNAVAILABLE, "the gateway ended before it had compared everything")
-
-
-def _show_progress(text: str) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text}", err=True, nl=False)
 
 
 def verified(result: dict[str, Any]) -> Iterator[str]:

@@ -75,7 +75,7 @@ def advance(link: Link, event: Event) -> tuple[Link, Commands]:
         case Located(position=position):
             return _located(replace(link, step=None), position)
         case PageFetched(page=page, is_last=is_last):
-            return _page_fetched(replace(link, fetch=None) if is_last else link, page)
+            return _page_fetched(replace(link, fetch=None if is_last else link.fetch, word=_word_of(page)), page)
         case RecordSaved(revision=revision):
             return _record_saved(replace(link, step=None, saved=link.cursor, revision=revision))
         case Appended(ticket=appended, fence=fence):
@@ -193,11 +193,11 @@ def _pump(link: Link, *, looks_first: bool = False) -> tuple[Link, Commands]:
 
 
 def _fetch(link: Link, wait_seconds: float) -> tuple[Link, Commands]:
-    ticket, after = link.ticket + 1, link.cursor_ahead
+    ticket, after, limits = link.ticket + 1, link.cursor_ahead, link.settings.limits
     link = replace(link, ticket=ticket, fetch=ticket, is_polling=wait_seconds > 0)
     request = FetchRequest(
         stream=link.name.stream,
-        limits=replace(link.settings.limits, wait_seconds=wait_seconds),
+        limits=limits if limits.wait_seconds == wait_seconds else replace(limits, wait_seconds=wait_seconds),
         start=link.settings.init_mode if after is None else None,
         after=after,
         accept_gap=link.accept_gap,
@@ -208,9 +208,12 @@ def _fetch(link: Link, wait_seconds: float) -> tuple[Link, Commands]:
     return link, (Fetch(ticket, request, pages),)
 
 
+def _word_of(page: Page) -> SenderWord:
+    return SenderWord(page.head, page.pending, page.sender_time, page.next_time, page.pending_bytes)
+
+
 def _page_fetched(link: Link, page: Page) -> tuple[Link, Commands]:
-    word = SenderWord(page.head, page.pending, page.sender_time, page.next_time, page.pending_bytes)
-    link = replace(link, word=word, accept_gap=None)
+    link = replace(link, accept_gap=None) if link.accept_gap is not None else link
     ahead = link.cursor_ahead
     if ahead is None:
         return _start_resolved(link, page)
@@ -246,6 +249,8 @@ def _take_in(link: Link, page: Page) -> tuple[Link, Commands]:
     """Append what is not here yet; nothing at or below the cursor is ever appended again (I10)."""
     ahead, fence = link.cursor_ahead, link.fence_ahead
     assert ahead is not None and fence is not None
+    if not page.facts:
+        return _scanned(link, page.scanned_through)
     fresh = Facts.of(page.facts).behind(ahead.scanned_through)
     facts = fresh.without(link.set_aside) if link.gaps else fresh
     link = replace(link, facts_duplicate=link.facts_duplicate + len(page.facts) - len(fresh))
@@ -268,8 +273,10 @@ def _scanned(link: Link, scanned_through: int) -> tuple[Link, Commands]:
         last = link.flights[-1]
         moved = replace(last, cursor=replace(last.cursor, scanned_through=scanned_through))
         return _pump(replace(link, flights=(*link.flights[:-1], moved)))
-    assert link.cursor is not None
-    return _applied(link, replace(link.cursor, scanned_through=scanned_through))
+    cursor = link.cursor
+    assert cursor is not None
+    has_moved = cursor.scanned_through != scanned_through
+    return _applied(link, replace(cursor, scanned_through=scanned_through) if has_moved else cursor)
 
 
 # Storing.

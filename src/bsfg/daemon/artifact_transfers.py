@@ -29,6 +29,10 @@ class Progress:
     """What has come so far of a transfer."""
 
     bytes: int = 0
+    kept_bytes: int = 0
+    """Of an earlier try."""
+    size: int | None = None
+    """Of the whole; None until it is known."""
     is_here: bool = False
     """Whether it was here already, so that nothing had to move."""
 
@@ -133,6 +137,7 @@ class ArtifactTransfers:
         self, peer: ZoneId, reference: ArtifactReference, writing: ArtifactWriting, progress: Progress
     ) -> None:
         throttle = self._throttles.setdefault(peer, Throttle())
+        progress.kept_bytes, progress.size = writing.size, reference.size
         async with aclosing(self.client_of(peer).pieces(reference, writing.size)) as pieces:
             began = self.clock.monotonic()
             async for piece in pieces:

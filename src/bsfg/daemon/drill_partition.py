@@ -15,9 +15,9 @@ from bsfg.checks.drills.partition import LinkSeen, PartitionSeen, StreamSeen, ju
 from bsfg.daemon.connections import CutOff, own_connections
 from bsfg.daemon.gateway import Gateway
 from bsfg.daemon.held_parts import repeated
-from bsfg.daemon.journal import watched
 from bsfg.daemon.running_link import RunningLink
 from bsfg.daemon.stream_operations import LocalStore
+from bsfg.daemon.timeline import Timeline
 from bsfg.daemon.verify_operations import Verifications
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import LinkState
@@ -50,6 +50,7 @@ class PartitionDrill:
     store: LocalStore
     verifications: Verifications
     cut_off: CutOff
+    timeline: Timeline
     peer: ZoneId
     stream: StreamName
     reason: str
@@ -70,7 +71,7 @@ class PartitionDrill:
             "ends_at": format_time(until),
         }
         events: list[Row] = []
-        with watched(events.append):
+        with self.timeline.watched(events.append):
             async for row in self._before():
                 yield row
             began = self.gateway.parts.clock.now()

@@ -28,6 +28,7 @@ from bsfg.daemon.local_lines import answer_lines
 from bsfg.daemon.local_requests import Parameters, answer
 from bsfg.daemon.scratch_link import remove_scratch
 from bsfg.daemon.stream_operations import LocalStore
+from bsfg.daemon.timeline import Timeline
 from bsfg.daemon.verify_operations import Verifications
 from bsfg.errors import BsfgError, Code
 from bsfg.model.names import StreamName, ZoneId, parse_stream, parse_zone
@@ -78,6 +79,7 @@ class Drills:
     inbound: JetStreamInboundLog
     verifications: Verifications
     cut_off: CutOff
+    timeline: Timeline
     _running: str | None = field(default=None)
 
     def routes(self) -> list[web.RouteDef]:
@@ -147,6 +149,7 @@ class Drills:
                 store,
                 self.verifications,
                 self.cut_off,
+                self.timeline,
                 order.peer,
                 stream,
                 order.reason,

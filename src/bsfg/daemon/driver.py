@@ -41,13 +41,15 @@ from bsfg.core.conversation import (
 )
 from bsfg.core.link import advance
 from bsfg.core.link_state import Link, Phase, StepFailure, state_of
+from bsfg.core.looking import agrees
 from bsfg.daemon import failpoints
 from bsfg.daemon.canary import Canary
+from bsfg.daemon.recent_marks import RecentMarks
 from bsfg.daemon.running_link import InHand
 from bsfg.daemon.scheduling import ADMISSION_SECONDS_MAX, LinkTraffic, PeerTraffic, Turn
 from bsfg.daemon.watchdog import Watchdog
 from bsfg.errors import BsfgError, Code, PeerRefused
-from bsfg.model.cursor import LinkName, LinkState
+from bsfg.model.cursor import Fence, LinkName, LinkState, LocalPosition, StreamMark
 from bsfg.ports import Clock, InboundLog, PageSource
 from bsfg.ports import Quarantine as QuarantineStore
 
@@ -99,6 +101,10 @@ class LinkDriver:
     traffic: LinkTraffic | None = None
     """The link's turns among its peer's; by default it is alone."""
     canary: Canary | None = None
+    marks: RecentMarks | None = None
+    """Tells whether a look can bring anything new; without it each look reads in the stream."""
+    _seen: StreamMark | None = None
+    """The stream's mark when it was last found to be what the link believes."""
     _events: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue(EVENTS_MAX))
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     """What is out, by ticket."""
@@ -208,6 +214,7 @@ class LinkDriver:
                 return Located(ticket, position)
             case Fetch():
                 async with self._traffic.turn(step) as turn:
+                    await failpoints.frozen("fetch.frozen")
                     return await self._fetch(turn)
             case SaveRecord(ticket=ticket, record=record, revision=revision):
                 failpoints.passed("record.before")
@@ -309,12 +316,11 @@ class LinkDriver:
         """Beside the steps, so that nothing waits for it: whatever it finds wrong, the link reads anew."""
         while True:
             await self.clock.sleep(LOOK_SECONDS * (0.75 + 0.5 * self.chance()))
-            since = self.link.fence
-            if self.link.phase is not Phase.FLOWING or since is None:
+            if self.link.phase is not Phase.FLOWING or self.link.fence is None:
                 continue
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
-                    self.tell(Looked(since, await self.inbound.locate(self.name)))
+                    await self._look(self.link.fence)
             except BsfgError as error:
                 # That the store is away the steps find out themselves; that the stream is gone they may not.
                 if error.code is Code.NOT_FOUND:
@@ -323,6 +329,20 @@ class LinkDriver:
                 continue
             except Exception as error:
                 self.observer.failed_unexpectedly(self.name, "Look", error)
+
+    async def _look(self, since: Fence) -> None:
+        mark = await self.marks.mark(self.name) if self.marks is not None else None
+        if mark is not None and mark == self._seen and mark.fence == self.link.fence:
+            return
+        position = await self.inbound.locate(self.name)
+        self._seen = mark if mark is not None and self._is_proved(mark, position) else None
+        self.tell(Looked(since, position))
+
+    def _is_proved(self, mark: StreamMark, position: LocalPosition) -> bool:
+        """Whether the stream is what the link believes for as long as it has this mark."""
+        fence = self.link.fence
+        is_at_rest = fence is not None and position.fence == fence and not self.link.flights
+        return is_at_rest and mark.fits(position) and agrees(self.link, position.fence, position)
 
     async def _stop_tasks(self) -> None:
         tasks = [*self._tasks.values(), *(task for task in (self._confirm, self._watch) if task)]

@@ -1,4 +1,4 @@
-"""Places where a gateway of a lab kills itself on purpose, to show that nothing is lost wherever it ends.
+"""Places where a gateway of a lab kills itself or stands still on purpose, to show that nothing is lost or hidden.
 
 Only a lab arms them (``lab: true``); anywhere else the variable says nothing and every passage costs one comparison.
 """
@@ -37,6 +37,8 @@ ARTIFACT_LABELS: Final = (
     "artifact.after",
 )
 """Passed only where a link mirrors artifacts."""
+FROZEN_LABELS: Final = ("fetch.frozen",)
+"""Where a step stays for good instead."""
 SENT_SECONDS: Final = 0.001
 """A request that is this old has left, most likely without an answer yet."""
 
@@ -71,6 +73,14 @@ def sent(label: str) -> None:
         asyncio.get_running_loop().call_later(SENT_SECONDS, _count, _armed)
 
 
+async def frozen(label: str) -> None:
+    """On the passage that was ordered the step gets no further, until whoever waits for it gives it up."""
+    if _armed is not None and _armed.label == label:
+        _armed.passages_left -= 1
+        if _armed.passages_left == 0:
+            await asyncio.Event().wait()
+
+
 def _count(failpoint: _Failpoint) -> None:
     failpoint.passages_left -= 1
     if failpoint.passages_left == 0:
@@ -79,10 +89,11 @@ def _count(failpoint: _Failpoint) -> None:
 
 def _parse(text: str) -> _Failpoint:
     label, _, count = text.partition(":")
-    if label not in (*LABELS, *ARTIFACT_LABELS) or not count.isdecimal() or int(count) < 1:
+    known = (*LABELS, *ARTIFACT_LABELS, *FROZEN_LABELS)
+    if label not in known or not count.isdecimal() or int(count) < 1:
         raise BsfgError(
             Code.CONFIGURATION,
             f"{VARIABLE}: {text!r} is no failpoint",
-            hint=f"write label:N with one of {', '.join((*LABELS, *ARTIFACT_LABELS))}",
+            hint=f"write label:N with one of {', '.join(known)}",
         )
     return _Failpoint(label, int(count))

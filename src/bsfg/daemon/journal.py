@@ -10,8 +10,8 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +24,6 @@ from bsfg.daemon.log_sinks import RotatedFile, Sinks
 from bsfg.model.moment import format_time
 
 FIELD_CHARACTERS_MAX: Final = 4096
-Watcher = Callable[[dict[str, Any]], None]
-_WATCHERS: Final[list[Watcher]] = []
 
 
 class _PlainSinks:
@@ -68,7 +66,6 @@ def open_journal(
         processors=[
             structlog.processors.add_log_level,
             _stamp,
-            _show_watchers,
             LineAllowance(lost),
             *taps,
             render,
@@ -110,22 +107,6 @@ def place_of(error: BaseException) -> str:
 def _stamp(_logger: Any, _method: str, event: EventDict) -> EventDict:
     event.setdefault("message", event["event"].replace("_", " "))
     event["ts"] = format_time(time.time_ns())
-    return event
-
-
-@contextmanager
-def watched(watcher: Watcher) -> Iterator[None]:
-    """Inside the block every event of this process's journals is also given to the watcher, which must not block."""
-    _WATCHERS.append(watcher)
-    try:
-        yield
-    finally:
-        _WATCHERS.remove(watcher)
-
-
-def _show_watchers(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    for watcher in _WATCHERS:
-        watcher(dict(event))
     return event
 
 

@@ -20,6 +20,7 @@ from bsfg.core.conversation import Event, PartitionBegan, PartitionEnded, Reconf
 from bsfg.core.link_state import Link, LinkSettings
 from bsfg.daemon.canary import Canary
 from bsfg.daemon.driver import LinkDriver, LinkObserver
+from bsfg.daemon.recent_marks import RecentMarks
 from bsfg.daemon.running_link import Links, RunningLink
 from bsfg.daemon.scheduling import LinkTraffic, Pace, PeerTraffic
 from bsfg.errors import BsfgError, Code
@@ -73,6 +74,7 @@ class LinkMeans:
     quarantine: Quarantine
     clock: Clock
     client_of: Callable[[ZoneId], PeerClient]
+    marks: RecentMarks | None = None
 
 
 @dataclass
@@ -190,6 +192,7 @@ class LinkSupervisor:
             self.observer,
             traffic=traffic,
             canary=canary,
+            marks=means.marks,
         )
 
     async def _stop(self, name: LinkName) -> None:

@@ -2,7 +2,7 @@
 
 A peer counts as unreachable as soon as anything to it fails, and as reachable as soon as anything succeeds; the probe
 bounds both by its period and its deadline, together less than ten seconds (contract, section 8). Where links speak with
-the peer all the time, their word is enough: it is probed only when nothing was heard for a period.
+the peer all the time, their word is enough: it is probed only when nothing was heard for longer than a poll is held.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from bsfg.ports import Clock, PeerClient
 
 PROBE_SECONDS: Final = 4.0
 PROBE_TIMEOUT_SECONDS: Final = 4.0
+QUIET_SECONDS: Final = 5.4
+"""How long a peer that answered may say nothing: polls are held for up to 5 s, and a probe after each would be idle."""
 PAUSE_SECONDS_MIN: Final = 0.1
 CLOCK_SECONDS: Final = 60.0
 """How often the peer's clock is looked at, which only a probe does."""
@@ -67,8 +69,10 @@ class PeerMonitor:
         if self._probed_at is None or self._probe_now.is_set():
             return 0.0
         now = self.clock.monotonic()
-        heard = max(self._heard_at, self._probed_at) if self.reachable else self._probed_at
-        return min(heard + PROBE_SECONDS, self._probed_at + CLOCK_SECONDS) - now
+        if not self.reachable:
+            return self._probed_at + PROBE_SECONDS - now
+        heard = max(self._heard_at, self._probed_at)
+        return min(heard + QUIET_SECONDS, self._probed_at + CLOCK_SECONDS) - now
 
     def probe_soon(self) -> None:
         self._probe_now.set()

@@ -67,7 +67,7 @@ class RetrievalOperations:
         zone = None if peer is None else self._known_peer(peer)
         wanted = None if state is None else _state(state)
         await self.retrievals.loaded()
-        rows = [row_of(entry.artifact) for entry in self.retrievals.of(zone) if wanted in (None, entry.artifact.state)]
+        rows = [wanted_row(entry) for entry in self.retrievals.of(zone) if wanted in (None, entry.artifact.state)]
         if wanted in (None, ArtifactState.VERIFIED):
             for each in [zone] if zone else list(self.configuration().peers):
                 async for stored in self.store.stored(each):
@@ -91,7 +91,7 @@ class RetrievalOperations:
             )
         for entry in entries:
             await self.retrievals.retry(entry)
-        return {"retried": len(entries), "artifacts": [row_of(entry.artifact) for entry in entries]}
+        return {"retried": len(entries), "artifacts": [wanted_row(entry) for entry in entries]}
 
     async def content(self, uri: str) -> tuple[StoredArtifact, AsyncIterator[bytes]]:
         """The bytes of an artifact that is here."""
@@ -168,12 +168,21 @@ def row_of(artifact: WantedArtifact) -> dict[str, Any]:
         "problem": artifact.message or None,
         "sha256": artifact.sha256,
         "size": artifact.size,
+        "received": None,
         "found_sha256": artifact.found_sha256,
         "references": artifact.references,
         "failures": artifact.failures,
         "next_retry": time_or_none(artifact.due_at),
         "wanted_since": time_or_none(artifact.wanted_at or None),
     }
+
+
+def wanted_row(entry: Entry) -> dict[str, Any]:
+    """With how much of it has come, while it is on its way."""
+    row, progress = row_of(entry.artifact), entry.progress
+    if progress is None or progress.size is None:
+        return row
+    return row | {"size": progress.size, "received": progress.kept_bytes + progress.bytes}
 
 
 def _stored_row(peer: ZoneId, stored: StoredArtifact) -> dict[str, Any]:

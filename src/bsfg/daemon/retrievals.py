@@ -72,6 +72,8 @@ class Entry:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     error: BsfgError | None = None
     """Of the last attempt, while the gateway runs."""
+    progress: Progress | None = None
+    """Of the attempt that is under way."""
 
     @property
     def artifact(self) -> WantedArtifact:
@@ -261,17 +263,20 @@ class Retrievals:
     async def _next(self, peer: ZoneId, lane: _Lane) -> tuple[Entry, Transfer]:
         """The entry whose time has come first, once the peer may be asked."""
         while True:
-            wait_seconds = LOOK_SECONDS
-            if self.may_ask(peer):
-                for entry in self._due(lane):
-                    for command in self._told(entry, Due()):
-                        if isinstance(command, Transfer):
-                            return entry, command
-                if lane.waiting:
-                    wait_seconds = max(0.0, (lane.waiting[0][0] - self.clock.now()) / NANOSECONDS)
+            may_ask = self.may_ask(peer)
+            for entry in self._due(lane) if may_ask else ():
+                for command in self._told(entry, Due()):
+                    if isinstance(command, Transfer):
+                        return entry, command
+            # While nothing is wanted of the peer only the bell can change that.
+            pause_seconds = self._pause_seconds(lane, may_ask) if lane.waiting else None
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait_seconds, LOOK_SECONDS)):
+                async with asyncio.timeout(pause_seconds):
                     await lane.bell.wait()
+
+    def _pause_seconds(self, lane: _Lane, may_ask: bool) -> float:
+        due_in = max(0.0, (lane.waiting[0][0] - self.clock.now()) / NANOSECONDS) if may_ask else LOOK_SECONDS
+        return min(due_in, LOOK_SECONDS)
 
     def _due(self, lane: _Lane) -> Iterator[Entry]:
         """Entries whose time has come; what was moved to another time since it was queued is passed over."""
@@ -281,7 +286,7 @@ class Retrievals:
                 yield entry
 
     async def _attempt(self, entry: Entry, transfer: Transfer) -> None:
-        progress = Progress()
+        entry.progress = progress = Progress()
         event: Event = Verified(transfer.ticket)
         try:
             entry.error = await self._bring(entry.artifact, progress)
@@ -290,6 +295,8 @@ class Retrievals:
             stopped = BsfgError(Code.UNAVAILABLE, "the transfer was stopped")
             self._told(entry, self._failed(transfer, stopped, progress))
             raise
+        finally:
+            entry.progress = None
         if entry.error is None:
             result = "here" if progress.is_here else "verified"
         else:

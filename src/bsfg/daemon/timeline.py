@@ -7,7 +7,8 @@ the rest.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -42,6 +43,9 @@ DENIALS: Final = ("request_denied",)
 REFUSALS: Final = ("handshake_failed", "identity_refused", "request_denied")
 
 
+Watcher = Callable[[dict[str, Any]], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One event as the log said it; ``time`` is RFC 3339."""
@@ -62,6 +66,7 @@ class Timeline:
     _denials: dict[str, Entry] = field(default_factory=dict)
     last_refusal: Entry | None = None
     """The last handshake, certificate or request that was refused, whoever it came from."""
+    _watchers: list[Watcher] = field(default_factory=list)
 
     def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         name = str(event.get("event"))
@@ -71,7 +76,18 @@ class Timeline:
             self.last_refusal = _entry(event, "bad")
         if name in DENIALS and event.get("peer") is not None and len(self._denials) < PEERS_MAX:
             self._denials[str(event["peer"])] = _entry(event, "bad")
+        for watcher in self._watchers:
+            watcher(dict(event))
         return event
+
+    @contextmanager
+    def watched(self, watcher: Watcher) -> Iterator[None]:
+        """Inside the block every event that becomes a line is given to the watcher too, which must not block."""
+        self._watchers.append(watcher)
+        try:
+            yield
+        finally:
+            self._watchers.remove(watcher)
 
     def entries(self) -> list[Entry]:
         return list(self._entries)

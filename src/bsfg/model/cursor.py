@@ -176,3 +176,20 @@ class LocalPosition:
     foreign: str | None = None
     removed: str | None = None
     revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMark:
+    """What can be told of an inbound stream without reading in it: whatever is added or removed changes it.
+
+    ``removed`` counts the messages that are gone between the first and the last.
+    """
+
+    fence: Fence
+    first_sequence: int
+    messages: int
+    removed: int
+
+    def fits(self, position: LocalPosition) -> bool:
+        """Whether the stream was read in just this state."""
+        return (self.fence, self.messages) == (position.fence, position.messages)

@@ -7,37 +7,30 @@ subject or a header would be a frame of the peer's own making.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import accumulate, chain, repeat
+from itertools import accumulate, chain
 from operator import add
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from bsfg.errors import BsfgError, Code
 from bsfg.model.fact import ORIGIN_HEADER, Fact, inbound_block, is_allowed_block
 from bsfg.model.facts import Facts
-from bsfg.model.moment import NANOSECONDS, format_time
 from bsfg.model.names import StreamName, ZoneId, printable, tail_of
 from bsfg.substrates.nats_frames import HEADER_FRAME_BYTES
+from bsfg.substrates.number_texts import UnspeltTime, decimals, time_texts
 
 PIPELINED_MESSAGES_MAX: Final = 2_000
 BATCH_MESSAGES_MAX: Final = 1_000
 """The most that nats-server takes in one atomic batch; as near to it as possible is fastest."""
 CHUNK_BYTES_MAX: Final = 8 * 1024 * 1024
-SECONDS_END: Final = 253_402_300_800
-"""The first second of the year 10000, which RFC 3339 can't spell."""
 FENCE_HEADER: Final = b"Nats-Expected-Last-Sequence: "
-_FRACTION_DIGITS: Final = 9
-_SECOND_CHARACTERS: Final = len("1970-01-01T00:00:00.")
-_BEFORE_PAYLOAD: Final = b"Z\r\n\r\n"
+_BEFORE_PAYLOAD: Final = b"\r\n\r\n"
 _END_OF_FRAME: Final = b"\r\n"
-_FIXED_BYTES: Final = 1 + _SECOND_CHARACTERS + _FRACTION_DIGITS + len(b"Z\r\n")
-"""Of a header, what stands between its sequence and its end."""
+_TIME_BYTES: Final = len("1970-01-01T00:00:00.000000000Z\r\n")
+"""Of a header, what stands behind its sequence and a space."""
 LENGTHS_CACHED_MAX: Final = 4_096
-
-_K = TypeVar("_K", str, bytes)
-
 
 class Strategy(Enum):
     """How the server is made to store a chunk as a prefix.
@@ -88,7 +81,6 @@ class Encoder:
         self._origin = origin
         self._bytes_max = payload_bytes_max
         self._targets = _Targets(origin.stream, subject_prefix)
-        self._seconds = _Seconds()
         self._coordinates = f"{ORIGIN_HEADER}: {origin.zone} {origin.stream} {origin.epoch} ".encode()
 
     def chunks(
@@ -127,77 +119,61 @@ class Encoder:
 
     def _rows(self, facts: Facts) -> _Rows:
         """What of each fact's frame does not depend on its chunk."""
-        times = decimals(facts.times) if min(facts.times) >= NANOSECONDS else [b"%010d" % t for t in facts.times]
-        seconds = [text[:-_FRACTION_DIGITS] for text in times]
+        try:
+            targets = list(map(self._targets.__getitem__, facts.subjects))
+            times = time_texts(facts.times, _BEFORE_PAYLOAD)
+        except _UnfitSubject as unfit:
+            raise self._unfit(facts[facts.subjects.index(unfit.fact_subject)], str(unfit)) from None
+        except UnspeltTime as unspelt:
+            fact = facts[facts.times.index(unspelt.time)]
+            raise self._unfit(fact, "a time that no store has given it") from None
         return _Rows(
             facts,
-            self._looked_up(self._targets, facts.subjects, facts),
+            targets,
             list(map(self._block, facts)) if any(facts.headers) else None,
-            decimals(facts.sequences),
-            self._looked_up(self._seconds, seconds, facts),
-            [text[-_FRACTION_DIGITS:] for text in times],
+            decimals(facts.sequences, self._coordinates, b" "),
+            times,
         )
-
-    def _looked_up(self, texts: dict[_K, bytes], keys: list[_K], facts: Facts) -> list[bytes]:
-        try:
-            return list(map(texts.__getitem__, keys))
-        except _Unfit as unfit:
-            raise self._unfit(facts[keys.index(unfit.key)], unfit.what) from None
 
     def _batch(self, rows: _Rows, base: int, batch_id: bytes, reply: bytes) -> bytes:
         """One atomic batch: the fence on the first message, the commit and the only reply on the last."""
         count = len(rows.facts)
-        controls = _COUNTED[1 : count + 1]
-        controls[0] += b"\r\n%b%d" % (FENCE_HEADER, base)
-        controls[-1] += b"\r\nNats-Batch-Commit: 1"
-        lead = b"Nats-Batch-Id: " + batch_id + b"\r\nNats-Batch-Sequence: "
-        return self._frames(rows, lead, controls, {count - 1: reply + b"0 "})
+        controls = decimals(
+            list(range(1, count + 1)), b"Nats-Batch-Id: " + batch_id + b"\r\nNats-Batch-Sequence: ", b"\r\n"
+        )
+        controls[0] += b"%b%d\r\n" % (FENCE_HEADER, base)
+        controls[-1] += b"Nats-Batch-Commit: 1\r\n"
+        return self._frames(rows, controls, {count - 1: reply + b"0 "})
 
     def _fenced(self, rows: _Rows, base: int, replies: Mapping[int, bytes]) -> bytes:
         """Messages that each have their own fence."""
-        controls = decimals(range(base, base + len(rows.facts)))
-        return self._frames(rows, FENCE_HEADER, controls, replies)
+        controls = decimals(list(range(base, base + len(rows.facts))), FENCE_HEADER, b"\r\n")
+        return self._frames(rows, controls, replies)
 
-    def _frames(
-        self, rows: _Rows, lead: bytes, controls: list[bytes], replies: Mapping[int, bytes]
-    ) -> bytes:
-        """The frames of all rows in one join; each header begins with ``lead`` and the row's control."""
+    def _frames(self, rows: _Rows, controls: list[bytes], replies: Mapping[int, bytes]) -> bytes:
+        """The frames of all rows in one join; each header begins with the row's control line."""
         targets = rows.targets.copy()
         for place, reply in replies.items():
             targets[place] += reply
         targets[0] = targets[0].removeprefix(_END_OF_FRAME)
-        behind_control = b"\r\n" + self._coordinates
         if rows.blocks is not None:
-            controls = list(map(b"%b\r\n%b".__mod__, zip(controls, rows.blocks, strict=True)))
-            behind_control = self._coordinates
-        return b"".join(
-            chain(
-                chain.from_iterable(
-                    zip(
-                        targets,
-                        self._lengths(rows, len(lead) + len(behind_control), controls),
-                        repeat(lead),
-                        controls,
-                        repeat(behind_control),
-                        rows.sequences,
-                        rows.seconds,
-                        rows.fractions,
-                        repeat(_BEFORE_PAYLOAD),
-                        rows.facts.payloads,
-                    )
-                ),
-                (_END_OF_FRAME,),
-            )
-        )
+            controls = list(map(add, controls, rows.blocks))
+        lengths = self._lengths(rows, controls)
+        columns = (targets, lengths, controls, rows.origins, rows.times, rows.facts.payloads)
+        return b"".join(chain(chain.from_iterable(zip(*columns, strict=True)), (_END_OF_FRAME,)))
 
-    def _lengths(self, rows: _Rows, constant_bytes: int, controls: list[bytes]) -> list[bytes]:
+    def _lengths(self, rows: _Rows, controls: list[bytes]) -> list[bytes]:
         """The end of each control line, from its two lengths on, and what every header begins with."""
-        fixed = HEADER_FRAME_BYTES + constant_bytes + _FIXED_BYTES
-        header_bytes = [fixed + len(a) + len(b) for a, b in zip(controls, rows.sequences, strict=True)]
-        totals = list(map(add, header_bytes, map(len, rows.facts.payloads)))
-        if max(totals) > self._bytes_max:
-            raise self._too_large(rows.facts, totals)
-        return list(map(_LENGTHS.__getitem__, zip(header_bytes, totals, strict=True)))
+        fixed, payloads = HEADER_FRAME_BYTES + _TIME_BYTES, list(map(len, rows.facts.payloads))
+        headers = [fixed + length for length in map(add, map(len, controls), map(len, rows.origins))]
+        if max(headers) + max(payloads) > self._bytes_max:
+            self._check_sizes(rows.facts, headers, payloads)
+        return list(map(_LENGTHS.__getitem__, zip(headers, payloads, strict=True)))
+
+    def _check_sizes(self, facts: Facts, headers: list[int], payloads: list[int]) -> None:
+        for sequence, total in zip(facts.sequences, map(add, headers, payloads), strict=True):
+            if total > self._bytes_max:
+                raise self._too_large(sequence, total)
 
     def _block(self, fact: Fact) -> bytes:
         if not is_allowed_block(fact.headers):
@@ -211,13 +187,11 @@ class Encoder:
             sequence=fact.sequence,
         )
 
-    def _too_large(self, facts: Facts, totals: list[int]) -> BsfgError:
-        place = next(index for index, total in enumerate(totals) if total > self._bytes_max)
-        sequence = facts.sequences[place]
+    def _too_large(self, sequence: int, total: int) -> BsfgError:
         return BsfgError(
             Code.TOO_LARGE,
             f"appending {self._origin.zone}/{self._origin.stream}: fact {sequence} would be a message of "
-            f"{totals[place]} bytes with our headers; NATS takes {self._bytes_max}",
+            f"{total} bytes with our headers; NATS takes {self._bytes_max}",
             hint="raise max_payload of the NATS server",
             sequence=sequence,
         )
@@ -229,30 +203,30 @@ class _Rows:
 
     facts: Facts
     targets: list[bytes]
+    """How each frame begins behind another."""
     blocks: list[bytes] | None
     """None where no fact has headers."""
-    sequences: list[bytes]
-    seconds: list[bytes]
-    fractions: list[bytes]
+    origins: list[bytes]
+    """The header of each fact's coordinates, up to its time."""
+    times: list[bytes]
+    """And from there to the payload."""
 
     def part(self, start: int, end: int) -> _Rows:
         return _Rows(
             self.facts[start:end],
             self.targets[start:end],
             None if self.blocks is None else self.blocks[start:end],
-            self.sequences[start:end],
-            self.seconds[start:end],
-            self.fractions[start:end],
+            self.origins[start:end],
+            self.times[start:end],
         )
 
 
-class _Unfit(Exception):
-    """A text that can't be made, for all facts that have this key."""
+class _UnfitSubject(Exception):
+    """A subject that can't be stored."""
 
-    def __init__(self, key: Any, what: str) -> None:
-        super().__init__(what)
-        self.key = key
-        self.what = what
+    def __init__(self, fact_subject: str) -> None:
+        super().__init__(f"the subject {printable(fact_subject)}, which can't be stored")
+        self.fact_subject = fact_subject
 
 
 class _Targets(dict[str, bytes]):
@@ -266,41 +240,23 @@ class _Targets(dict[str, bytes]):
     def __missing__(self, fact_subject: str) -> bytes:
         tail = tail_of(fact_subject, self._stream)
         if tail is None or not tail.isprintable():
-            raise _Unfit(fact_subject, f"the subject {printable(fact_subject)}, which can't be stored")
+            raise _UnfitSubject(fact_subject)
         target = f"{self._prefix}.{tail}" if tail else self._prefix
         self[fact_subject] = text = _END_OF_FRAME + f"HPUB {target} ".encode()
         return text
 
 
-class _Seconds(dict[bytes, bytes]):
-    """A space and the time up to the decimal point, by the digits of the seconds since 1970."""
-
-    def __missing__(self, digits: bytes) -> bytes:
-        if not digits.isdigit() or int(digits) >= SECONDS_END:
-            raise _Unfit(digits, "a time that no store has given it")
-        text = format_time(int(digits) * NANOSECONDS)[:_SECOND_CHARACTERS]
-        self[digits] = encoded = f" {text}".encode()
-        return encoded
-
-
-def decimals(numbers: Iterable[int]) -> list[bytes]:
-    """The numbers in decimal digits: written at once and taken apart, in half the time of one after the other."""
-    text = str(list(numbers))
-    return text[1:-1].encode().split(b", ")
-
-
 class _Lengths(dict[tuple[int, int], bytes]):
-    """The end of a control line, by the lengths of header and whole; most pages need few of them."""
+    """The end of a control line, by the lengths of header and payload; most pages need few of them."""
 
     def __missing__(self, lengths: tuple[int, int]) -> bytes:
         if len(self) >= LENGTHS_CACHED_MAX:
             self.clear()
-        self[lengths] = text = b"%d %d\r\nNATS/1.0\r\n" % lengths
+        self[lengths] = text = b"%d %d\r\nNATS/1.0\r\n" % (lengths[0], sum(lengths))
         return text
 
 
 _LENGTHS: Final = _Lengths()
-_COUNTED: Final = decimals(range(BATCH_MESSAGES_MAX + 1))
 
 
 def _end_of_chunk(facts: Facts, start: int, count_max: int) -> int:

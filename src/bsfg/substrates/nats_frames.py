@@ -21,6 +21,9 @@ _CRLF: Final = b"\r\n"
 _MESSAGES: Final = frozenset((b"H", b"M"))
 _HMSG: Final = b"HMSG "
 _MSG: Final = b"MSG "
+_LF: Final = b"\n"
+_CR: Final = ord("\r")
+_NEVER: Final = CONTROL_LINE_BYTES_MAX + 1
 _NO_LINE: Final = _CRLF
 """What no line begins or ends with."""
 _I: Final = ord("I")
@@ -128,30 +131,34 @@ class FrameParser:
     def _cut(self, buffer: bytes, parsed: Parsed) -> int:
         """Cut complete frames; returns where the first incomplete one begins.
 
-        A message that has the operation, the subject, the subscription and the lengths of the one before it, in as many
-        words, needs no look at its line but at both of its ends.
+        A message that has the operation, the subject, the subscription and the lengths of the one before it, and a
+        reply subject as that one has, needs no look at its line but at both of its ends.
         """
         position, end, find = 0, len(buffer), buffer.find
         beginning = lengths = _NO_LINE
-        header_bytes = total_bytes = spaces = 0
+        header_bytes = total_bytes = line_bytes_min = 0
         run, run_key, has_header = Messages(), (_NO_LINE, _NO_LINE, False), False
         while position < end:
-            line_end = find(_CRLF, position, position + CONTROL_LINE_BYTES_MAX)
-            if line_end < 0:
+            line_end = find(_LF, position, position + CONTROL_LINE_BYTES_MAX) - 1
+            if line_end < position:
                 line_end = self._long_line(buffer, position)
                 if line_end < 0:
                     break
             line = buffer[position:line_end]
-            if not line.startswith(beginning) or not line.endswith(lengths) or line.count(b" ") != spaces:
+            if len(line) < line_bytes_min or not line.startswith(beginning) or not line.endswith(lengths):
+                if buffer[line_end] != _CR:
+                    raise FrameError("a line that ends without a carriage return")
                 if line[:1] not in _MESSAGES:
                     parsed.operations.append(_operation(line))
                     position = line_end + 2
                     continue
                 target, sid, reply, header_bytes, total_bytes = _control(line)
-                spaces, has_header = line.count(b" "), line.startswith(_HMSG)
+                has_header = line.startswith(_HMSG)
                 operation = _HMSG if has_header else _MSG
                 beginning = b"%b%b %b " % (operation, target, sid)
                 lengths = b" %d %d" % (header_bytes, total_bytes) if has_header else b" %d" % total_bytes
+                # A line without a reply subject is as long as both ends that share one space, and none is like it.
+                line_bytes_min = len(beginning) + len(lengths) if reply else _NEVER
                 if (key := (operation, sid, not reply)) != run_key:
                     run, run_key = Messages(), key
                     parsed.runs.append((int(sid), run))

@@ -30,6 +30,11 @@ ACK_TOKENS: Final = 9
 ACK_TOKENS_WITH_DOMAIN: Final = 11
 """The same with ``<domain>.<account>`` in front of the stream; a random token may follow."""
 
+_ACK_BEGINS: Final = [b"$JS", b"ACK"]
+_NUMBERS: Final = 4
+"""Of an acknowledgement subject: stream sequence, consumer sequence, time, pending."""
+_DOTS_AS_COMMAS: Final = bytes.maketrans(b".", b",")
+_INTEGERS: Final = msgspec.json.Decoder(list[int])
 _MSG_TOKENS: Final = 5
 _HMSG_TOKENS: Final = 6
 _NANOSECONDS: Final = 1_000_000_000
@@ -237,19 +242,36 @@ def delivered(run: Messages) -> Delivered:
     tokens = b" ".join(run.lines).split(b" ")
     width = _HMSG_TOKENS if run.headers else _MSG_TOKENS
     replies = tokens[3::width]
-    words = replies[0].count(b".") + 1
-    numbers = b".".join(replies).split(b".")
-    is_regular = len(tokens) == count * width and len(numbers) == count * words
-    if not is_regular or numbers[0::words].count(b"$JS") != count or numbers[1::words].count(b"ACK") != count:
-        raise ValueError
-    at = words - _numbers_from_right(words)
+    if len(tokens) != count * width:
+        raise ValueError("a control line of another number of words")
+    numbers = _numbers(replies)
     return Delivered(
         tokens[1::width],
-        list(map(int, numbers[at::words])),
-        list(map(int, numbers[at + 2 :: words])),
-        int(numbers[-words:][at + 1]),
-        int(numbers[-words:][at + 3]),
+        numbers[0::_NUMBERS],
+        numbers[2::_NUMBERS],
+        numbers[-_NUMBERS + 1],
+        numbers[-_NUMBERS + 3],
     )
+
+
+def _numbers(replies: list[bytes]) -> list[int]:
+    """Stream sequence, consumer sequence, time and pending of each acknowledgement subject, one behind the other.
+
+    What stands before the numbers is the same in all, so that it is taken off once, and the numbers are read at once.
+    """
+    count, words = len(replies), replies[0].split(b".")
+    at = len(words) - _numbers_from_right(len(words))
+    if at < 2 or words[:2] != _ACK_BEGINS:
+        raise ValueError("not an acknowledgement subject")
+    if following := len(words) - at - _NUMBERS:
+        replies = [reply.rsplit(b".", following)[0] for reply in replies]
+    same = b".".join(words[:at]) + b"."
+    # A subject of another consumer keeps its beginning, which is no number.
+    digits = b",".join([reply.removeprefix(same) for reply in replies])
+    found = _INTEGERS.decode(b"[%b]" % digits.translate(_DOTS_AS_COMMAS))
+    if len(found) != count * _NUMBERS:
+        raise ValueError("an acknowledgement subject of another number of words")
+    return found
 
 
 def _columns(run: Messages, place: Delivered, subjects: _Subjects) -> Facts:

@@ -7,8 +7,8 @@ change beside its work and asks again, so that a change acts at once on open con
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -64,6 +64,7 @@ class Access:
     ) -> None:
         self._current = AccessSnapshot(1, trust, dict(policies), dict(partitions or {}))
         self._changed = asyncio.Event()
+        self._watchers: set[Callable[[], None]] = set()
 
     @property
     def current(self) -> AccessSnapshot:
@@ -86,7 +87,18 @@ class Access:
         )
         woken, self._changed = self._changed, asyncio.Event()
         woken.set()
+        for watcher in tuple(self._watchers):
+            watcher()
         return self._current
+
+    @contextmanager
+    def watched(self, watcher: Callable[[], None]) -> Iterator[None]:
+        """Inside the block the watcher is called at each change, and must not block."""
+        self._watchers.add(watcher)
+        try:
+            yield
+        finally:
+            self._watchers.discard(watcher)
 
     async def changed_since(self, generation: int) -> AccessSnapshot:
         """Returns as soon as the snapshot in force is another one than this generation."""

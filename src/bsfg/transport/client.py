@@ -135,11 +135,7 @@ class HttpPeerClient:
             if encoding == ZSTD:
                 return await inflating.next_frame(content)
             header = await _exactly(content, FRAME_HEADER_BYTES)
-            return (
-                None
-                if header is None
-                else header + (await _exactly(content, body_bytes(header, limits)) or b"")
-            )
+            return None if header is None else await _rest(content, header, body_bytes(header, limits))
 
         question = _fetch_question(request, count, {BINARY_TYPE: frame_bytes_max(limits) * count})
         async with aclosing(self._connection.parts(question, next_frame)) as parts:
@@ -219,6 +215,18 @@ async def _exactly(content: aiohttp.StreamReader, count: int) -> bytes | None:
         if error.partial:
             raise aiohttp.ClientPayloadError("the answer ends within a page") from error
         return None
+
+
+async def _rest(content: aiohttp.StreamReader, header: bytes, count: int) -> bytes:
+    """The header and what follows it, joined once: a page is large."""
+    parts = [header]
+    while count:
+        part = await content.read(count)
+        if not part:
+            raise aiohttp.ClientPayloadError("the answer ends within a page")
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
 
 
 def _json(answer: Answer) -> Any:

@@ -7,8 +7,8 @@ reload acts on held polls too (I34). Requests are safe to repeat: a fetch change
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -120,6 +120,8 @@ class PeerConnection:
         self._limits = limits or ClientLimits()
         self._server_name = server_name(endpoint.rule)
         self._pool: _Pool | None = None
+        self._urls: dict[str, URL] = {}
+        """By path; there are few."""
 
     async def ask(self, question: Question) -> Answer:
         """The peer's answer. Raises as :class:`bsfg.ports.PeerClient` says, and ``peer_unknown`` or ``partitioned``
@@ -235,17 +237,37 @@ class PeerConnection:
 
     async def _ask_while_trusted(self, pool: _Pool, question: Question) -> Answer | None:
         """The answer; None if trust or the peer's standing changed before it was whole."""
-        asking = asyncio.create_task(self._exchange(pool, question))
-        changing = asyncio.create_task(self._changed(pool))
-        try:
-            await asyncio.wait({asking, changing}, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done() or not self._holds(pool, self._access.current):
-                return None
-            return asking.result()
-        finally:
-            asking.cancel()
-            changing.cancel()
-            await asyncio.gather(asking, changing, return_exceptions=True)
+        answer = None
+        with self._while_holding(pool):
+            try:
+                answer = await self._exchange(pool, question)
+            except BsfgError:
+                if self._holds(pool, self._access.current):
+                    raise
+        return answer if self._holds(pool, self._access.current) else None
+
+    @contextmanager
+    def _while_holding(self, pool: _Pool) -> Iterator[None]:
+        """What is awaited in the block is broken off, and the block left, once the pool holds no more."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling, is_broken_off = task.cancelling(), False
+
+        def look() -> None:
+            nonlocal is_broken_off
+            if not is_broken_off and not self._holds(pool, self._access.current):
+                is_broken_off = True
+                task.cancel()
+
+        with self._access.watched(look):
+            try:
+                yield
+            except asyncio.CancelledError:
+                if not is_broken_off or task.cancelling() > cancelling + 1:
+                    raise
+            finally:
+                if is_broken_off:
+                    task.uncancel()
 
     async def _changed(self, pool: _Pool) -> None:
         snapshot = self._access.current
@@ -283,13 +305,7 @@ class PeerConnection:
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         return pool.session.request(
             question.method,
-            URL.build(
-                scheme="https",
-                host=self._endpoint.host,
-                port=self._endpoint.port,
-                path=question.path,
-                query=question.query,
-            ),
+            self._url(question),
             data=question.body,
             headers=_headers(question),
             allow_redirects=False,
@@ -301,6 +317,15 @@ class PeerConnection:
                 sock_read=question.wait_seconds + self._limits.silence_seconds,
             ),
         )
+
+
+    def _url(self, question: Question) -> URL:
+        base = self._urls.get(question.path)
+        if base is None:
+            endpoint = self._endpoint
+            base = URL.build(scheme="https", host=endpoint.host, port=endpoint.port, path=question.path)
+            self._urls[question.path] = base
+        return base.with_query(question.query) if question.query else base
 
 
 def _headers(question: Question) -> dict[str, str]:

@@ -32,7 +32,7 @@ class ByteSource(Protocol):
     async def read(self, count: int) -> bytes: ...
 
 
-def compress(frame: bytes) -> bytes:
+def compress(frame: bytes | bytearray) -> bytes:
     """The page's binary frame as one zstd frame. It takes milliseconds a page and lets other threads run meanwhile."""
     return zstd.compress(frame, LEVEL)
 

@@ -20,6 +20,8 @@ from bsfg.transport.page_codec import BINARY_TYPE, JSON_TYPE, encode, encode_jso
 from bsfg.transport.routes import PeerRoute, Quota, read_body
 from bsfg.transport.wire import FetchCall, parse_confirm, parse_fetch
 
+WRITE_BYTES: Final = 256 * 1024
+"""A page goes out in pieces that stay in a processor's cache while they are framed, encrypted and sent."""
 PAGE_WRITE_SECONDS_MAX: Final = 60.0
 """How long a peer may take to accept one page of several."""
 
@@ -97,12 +99,14 @@ def _head(is_compressed: bool) -> dict[str, str]:
     return {"Content-Type": BINARY_TYPE} | ({"Content-Encoding": ZSTD} if is_compressed else {})
 
 
-async def _body(page: Page, is_compressed: bool) -> bytes:
+async def _body(page: Page, is_compressed: bool) -> bytes | bytearray:
     """The page's frame as it travels; compressing is left to a thread, for it takes milliseconds a page."""
     frame = encode(page)
     return await asyncio.to_thread(compress, frame) if is_compressed else frame
 
 
-async def _write(response: web.StreamResponse, body: bytes) -> None:
+async def _write(response: web.StreamResponse, body: bytes | bytearray) -> None:
     async with asyncio.timeout(PAGE_WRITE_SECONDS_MAX):
-        await response.write(body)
+        whole = memoryview(body)
+        for start in range(0, len(whole), WRITE_BYTES):
+            await response.write(whole[start : start + WRITE_BYTES])

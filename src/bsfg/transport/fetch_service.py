@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from bsfg.errors import BsfgError
@@ -49,6 +49,13 @@ class _Agreed:
     accept_gap: tuple[int, int] | None = None
 
 
+class _Read(NamedTuple):
+    """A page, and the log as it was when both agreed on what the page continues."""
+
+    page: Page
+    log: LogDescription
+
+
 class FetchService:
     """Fetch, confirm and the stream list of one zone; all lasting state is in the ports."""
 
@@ -60,9 +67,7 @@ class FetchService:
 
     async def fetch(self, caller: Caller, request: FetchRequest) -> Page:
         """One page; raises every refusal of the contract, and ``unavailable`` when the store does not answer."""
-        caller.demand(ReadStream(request.stream))
-        agreed = await self._agree(caller.peer, request)
-        return await self._page(caller, request.stream, agreed, request.limits)
+        return (await self._first(caller, request)).page
 
     async def pages(self, caller: Caller, call: FetchCall) -> AsyncGenerator[Page, None]:
         """Up to that many pages, each continuing the one before; the last may be empty.
@@ -71,16 +76,16 @@ class FetchService:
         page: the next request is told why.
         """
         began, limits = self._clock.monotonic(), replace(call.request.limits, wait_seconds=0.0)
-        page = await self.fetch(caller, call.request)
+        page, log = await self._first(caller, call.request)
         for _ in range(call.pages - 1):
             is_late = self._clock.monotonic() - began > PAGES_SECONDS_MAX
             if not page.facts or not page.pending or is_late:
                 break
             # The next page is read while this one is on its way; permission is asked for again before it goes out.
-            reading = asyncio.ensure_future(self._next_page(caller, page, limits))
+            reading = asyncio.ensure_future(self._next(caller, page, log, limits))
             try:
                 yield page
-                following = await reading
+                following, log = await reading
                 caller.demand(ReadStream(page.stream))
             except BsfgError:
                 return
@@ -115,6 +120,17 @@ class FetchService:
                 rows.append(_row(await self._describe(stream)))
         allowed = caller.streams
         return [row for row in rows if row["stream"] in allowed]
+
+    async def _first(self, caller: Caller, request: FetchRequest) -> _Read:
+        caller.demand(ReadStream(request.stream))
+        agreed = await self._agree(caller.peer, request)
+        return await self._page(caller, request.stream, agreed, request.limits)
+
+    async def _next(self, caller: Caller, page: Page, log: LogDescription, limits: PageLimits) -> _Read:
+        """The page behind this one. The log need not be looked at before: what was read says whether it still is it."""
+        after = continued(None, page)
+        agreed = _Agreed(log, Agreement.EXACT, after.scanned_through + 1, after)
+        return await self._page(caller, page.stream, agreed, limits)
 
     async def _agree(self, peer: ZoneId, request: FetchRequest) -> _Agreed:
         description = await self._describe(request.stream)
@@ -169,19 +185,11 @@ class FetchService:
         if agreement_on(cursor, None if fact is None else digest(fact), known) is None:
             raise history_mismatch(call.stream, f"the fact at sequence {call.sequence} is another one here")
 
-    async def _next_page(self, caller: Caller, page: Page, limits: PageLimits) -> Page:
-        log = await self._describe(page.stream)
-        must_be_same_history(page.epoch, log)
-        must_follow(page.scanned_through, log)
-        after = continued(None, page)
-        agreed = _Agreed(log, Agreement.EXACT, after.scanned_through + 1, after)
-        return await self._page(caller, page.stream, agreed, limits)
-
-    async def _page(self, caller: Caller, stream: StreamName, agreed: _Agreed, limits: PageLimits) -> Page:
+    async def _page(self, caller: Caller, stream: StreamName, agreed: _Agreed, limits: PageLimits) -> _Read:
         seen = await read_while_allowed(self._log, caller, stream, agreed.start_sequence - 1, limits)
         log, agreement = await self._agree_again(caller.peer, agreed, seen)
         caller.demand(ReadStream(stream))
-        return Page(
+        page = Page(
             stream=stream,
             epoch=log.epoch,
             agreement=agreement,
@@ -194,6 +202,7 @@ class FetchService:
             facts=seen.facts,
             pending_bytes=_pending_bytes(seen.pending, log),
         )
+        return _Read(page, log)
 
     async def _describe(self, stream: StreamName) -> LogDescription:
         return await describe(self._log, stream)

@@ -99,11 +99,12 @@ def frame_bytes_max(limits: PageLimits) -> int:
     return _FRAME.size + PAGE_OVERHEAD_BYTES + facts_bytes + limits.facts * FACT_OVERHEAD_BYTES
 
 
-def encode(page: Page) -> bytes:
+def encode(page: Page) -> bytearray:
     """The page as one binary frame."""
     facts = Facts.of(page.facts)
     subjects, subject_numbers = _numbered(facts.subjects)
-    body = _ENCODER.encode(
+    frame = bytearray(_FRAME.size)
+    _ENCODER.encode_into(
         _Body(
             page.stream,
             page.epoch,
@@ -121,9 +122,14 @@ def encode(page: Page) -> bytes:
             subject_numbers,
             facts.headers if any(facts.headers) else [],
             facts.payloads,
-        )
+        ),
+        frame,
+        _FRAME.size,
     )
-    return _FRAME.pack(_MAGIC, len(body), zlib.crc32(body)) + body
+    with memoryview(frame) as view:
+        checksum = zlib.crc32(view[_FRAME.size :])
+    _FRAME.pack_into(frame, 0, _MAGIC, len(frame) - _FRAME.size, checksum)
+    return frame
 
 
 def _numbered(column: list[str]) -> tuple[list[str], list[int]]:
@@ -134,7 +140,7 @@ def _numbered(column: list[str]) -> tuple[list[str], list[int]]:
     return distinct, list(map(places.__getitem__, column))
 
 
-def decode(frames: bytes, request: FetchRequest, pages_max: int = 1) -> list[Page]:
+def decode(frames: bytes | bytearray, request: FetchRequest, pages_max: int = 1) -> list[Page]:
     """The pages in these bytes, at least one, each held against the request and the page that it continues.
 
     Raises ``bad_answer``, which says what is wrong; nothing is then known of any of them.

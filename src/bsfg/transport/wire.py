@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import Cursor, InitMode, parse_init_mode
 from bsfg.model.digests import PARTS_MAX, DigestCall
@@ -178,12 +180,12 @@ def fetch_body(request: FetchRequest, pages: int = 1) -> bytes:
         }
     if request.accept_gap is not None:
         fields["accept_gap"] = {"from": request.accept_gap[0], "to": request.accept_gap[1]}
-    return json.dumps(fields).encode()
+    return msgspec.json.encode(fields)
 
 
 def confirm_body(stream: StreamName, epoch: str, sequence: int, digest: str) -> bytes:
     """The body that confirms; :func:`parse_confirm` reads it back."""
-    return json.dumps({"stream": stream, "epoch": epoch, "sequence": sequence, "digest": digest}).encode()
+    return msgspec.json.encode({"stream": stream, "epoch": epoch, "sequence": sequence, "digest": digest})
 
 
 def digests_body(call: DigestCall) -> bytes:
@@ -195,12 +197,12 @@ def digests_body(call: DigestCall) -> bytes:
         "to": call.last,
         "parts": call.parts,
     }
-    return json.dumps(fields).encode()
+    return msgspec.json.encode(fields)
 
 
 def notify_body(stream: StreamName, head: int) -> bytes:
     """The body that advises; :func:`parse_notify` reads it back."""
-    return json.dumps({"stream": stream, "head": head}).encode()
+    return msgspec.json.encode({"stream": stream, "head": head})
 
 
 def strict_json(body: bytes) -> Any:

@@ -13,6 +13,7 @@ import pytest
 
 from bsfg.daemon.connections import CutOff, _connection, own_connections
 from bsfg.daemon.drills import Drills
+from bsfg.daemon.timeline import Timeline
 from bsfg.errors import BsfgError
 from bsfg.model.names import StreamName, ZoneId
 
@@ -37,7 +38,7 @@ def drills(
     )
     gateway = SimpleNamespace(configuration=configuration, parts=parts)
     nothing = cast("Any", None)
-    return Drills(cast("Any", gateway), nothing, nothing, nothing, nothing, CutOff())
+    return Drills(cast("Any", gateway), nothing, nothing, nothing, nothing, CutOff(), Timeline())
 
 
 async def refusal(house: Drills, kind: str = "partition", window: str | None = None) -> str:

@@ -8,9 +8,9 @@ import pytest
 from tests.support.twin_link import INBOUND, NAME, STREAM, TwinLink
 
 from bsfg.core.conversation import PartitionBegan, PartitionEnded, StoreDoubted, Woken
-from bsfg.daemon import driver
+from bsfg.daemon import driver, recent_marks
 from bsfg.errors import BsfgError, Code, PeerUnreachable
-from bsfg.model.cursor import HaltReason, LinkName, LinkRecord, LinkState
+from bsfg.model.cursor import HaltReason, LinkName, LinkRecord, LinkState, LocalPosition
 from bsfg.model.names import physical
 
 
@@ -204,6 +204,7 @@ async def test_a_fault_of_ours_is_named_and_tried_again() -> None:
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(recent_marks, "FRESH_SECONDS", 0.02)
 
 
 def reason(twin: TwinLink) -> HaltReason | None:
@@ -237,6 +238,34 @@ async def test_an_inbound_stream_that_is_gone_is_noticed_by_a_link_that_is_level
         await twin.level(1)
         twin.receiver.drop(INBOUND)
         await twin.until(lambda: reason(twin) is HaltReason.LOCAL_RESET)
+
+
+async def test_a_look_reads_in_the_stream_only_where_something_has_happened_to_it(looks_often: None) -> None:
+    async with TwinLink() as twin:
+        twin.publish(1, 2, 3)
+        await twin.level(3)
+        locate, reads = twin.receiver.locate, []
+
+        async def counting(name: LinkName) -> LocalPosition:
+            reads.append(name)
+            return await locate(name)
+
+        twin.receiver.locate = counting
+        await asyncio.sleep(0.3)
+        assert len(reads) == 1, "the first look reads, the others find the same mark"
+        twin.receiver.delete(INBOUND, 2)
+        await twin.until(lambda: reason(twin) is HaltReason.LOCAL_RESET)
+
+
+async def test_a_tail_that_is_lost_to_where_it_was_seen_before_is_noticed(looks_often: None) -> None:
+    async with TwinLink() as twin:
+        twin.publish(1, 2, 3)
+        await twin.level(3)
+        await asyncio.sleep(0.15)
+        twin.publish(4)
+        await twin.level(4)
+        twin.receiver.lose_tail(INBOUND, 3)
+        await twin.until(lambda: twin.stored() == [1, 2, 3, 4])
 
 
 async def test_looking_does_not_disturb_a_link_that_is_right(looks_often: None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -73,3 +74,12 @@ def test_what_is_no_failpoint_is_refused_in_a_lab(text: str) -> None:
 def test_every_label_can_be_ordered(label: str) -> None:
     failpoints.arm(f"{label}:1000000", is_lab=True)
     failpoints.passed("no such label")
+
+
+async def test_a_step_that_is_frozen_stays_until_it_is_given_up() -> None:
+    failpoints.arm("fetch.frozen:2", is_lab=True)
+    await failpoints.frozen("fetch.frozen")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await failpoints.frozen("fetch.frozen")
+    await failpoints.frozen("fetch.frozen")

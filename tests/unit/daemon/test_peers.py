@@ -36,6 +36,7 @@ class Peer:
 @asynccontextmanager
 async def monitored(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[PeerMonitor, Peer]]:
     monkeypatch.setattr(peers, "PROBE_SECONDS", PERIOD)
+    monkeypatch.setattr(peers, "QUIET_SECONDS", PERIOD)
     monkeypatch.setattr(peers, "PROBE_TIMEOUT_SECONDS", PERIOD)
     monkeypatch.setattr(peers, "PAUSE_SECONDS_MIN", 0.01)
     peer = Peer()

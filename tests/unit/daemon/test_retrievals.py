@@ -20,11 +20,11 @@ from tests.support.artifacts import content_of, file_store, memory_store
 from tests.support.listener import eventually
 
 from bsfg.core.backoff import Backoff
-from bsfg.core.retrieval import Patience, PolicyChanged
+from bsfg.core.retrieval import Patience, PolicyChanged, Retrieval
 from bsfg.daemon.artifact_scan import ReferenceScan
 from bsfg.daemon.artifact_transfers import ArtifactTransfers, Progress
-from bsfg.daemon.retrieval_operations import failure_of
-from bsfg.daemon.retrievals import RetrievalLimits, Retrievals
+from bsfg.daemon.retrieval_operations import failure_of, wanted_row
+from bsfg.daemon.retrievals import Entry, RetrievalLimits, Retrievals
 from bsfg.daemon.system import SystemClock
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.errors import ArtifactCorrupt, BsfgError, Code, PeerRefused, PeerUnreachable, SubstrateUnavailable
@@ -566,3 +566,12 @@ async def test_a_fault_of_ours_stops_no_lane_and_leaves_no_entry_behind() -> Non
         await eventually(lambda: at.is_done and at.said("artifact_fault") == 2)
         for name in names:
             assert await content_of(at.store, name) == str(name).encode()
+
+
+def test_a_transfer_that_is_under_way_says_how_much_has_come() -> None:
+    entry = Entry(Retrieval(WantedArtifact(PEER, uri()), QUICK))
+    assert (wanted_row(entry)["received"], wanted_row(entry)["size"]) == (None, None)
+    entry.progress = Progress()
+    assert wanted_row(entry)["received"] is None, "nobody knows yet what comes"
+    entry.progress = Progress(bytes=300, kept_bytes=200, size=1_000)
+    assert (wanted_row(entry)["received"], wanted_row(entry)["size"]) == (500, 1_000)

@@ -242,6 +242,35 @@ async def test_a_held_poll_goes_over_to_new_trust(sender: Sender) -> None:
         assert len((await asyncio.wait_for(polling, 2)).facts) == 1
 
 
+async def test_who_asked_is_not_left_as_if_cancelled_by_a_change_of_trust(sender: Sender) -> None:
+    access = receiver_access(sender.pki)
+
+    async def asks(client: HttpPeerClient) -> int:
+        await client.fetch(replace(NOW, limits=PageLimits(wait_seconds=20)))
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    async with asking(sender, access) as client:
+        polling = asyncio.create_task(asks(client))
+        await asyncio.sleep(0.3)
+        access.swap(trust=sender.pki.receiver_trust())
+        await asyncio.sleep(0.3)
+        sender.zone.publish(OPERATIONAL, "batch", payload=b"new")
+        assert await asyncio.wait_for(polling, 2) == 0
+
+
+async def test_who_asked_ends_when_told_to_together_with_a_change_of_trust(sender: Sender) -> None:
+    access = receiver_access(sender.pki)
+    async with asking(sender, access) as client:
+        polling = asyncio.create_task(client.fetch(replace(NOW, limits=PageLimits(wait_seconds=20))))
+        await asyncio.sleep(0.3)
+        access.swap(trust=sender.pki.receiver_trust())
+        polling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(polling, 2)
+
+
 async def test_a_held_poll_ends_when_we_no_longer_trust_the_peer(pki: Pki, sender: Sender) -> None:
     access = receiver_access(pki)
     async with asking(sender, access) as client:

@@ -1,0 +1,62 @@
+"""Columns of numbers and times as text: written at once and taken apart, at a fraction of the cost of one by one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from bsfg.model.moment import NANOSECONDS, format_time
+
+SECONDS_END: Final = 253_402_300_800
+"""The first second of the year 10000, which RFC 3339 can't spell."""
+SECONDS_AT_ONCE_MAX: Final = 8
+"""Each second among the times of a page takes a look through all of them."""
+
+_SECOND_CHARACTERS: Final = len("1970-01-01T00:00:00.")
+_FRACTION_DIGITS: Final = 9
+_TEN_DIGITS: Final = range(10**9, 10**10)
+_BETWEEN: Final = b"\0"
+"""Stands in none of the texts around the numbers."""
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def decimals(numbers: list[int], before: bytes = b"", behind: bytes = b"") -> list[bytes]:
+    """Each number in decimal digits between the same two texts, which hold no NUL; there is one number at least."""
+    digits = _ENCODER.encode(numbers)[1:-1]
+    return (before + digits.replace(b",", behind + _BETWEEN + before) + behind).split(_BETWEEN)
+
+
+def time_texts(times: list[int], behind: bytes = b"") -> list[bytes]:
+    """Each time (nanoseconds since 1970) as RFC 3339 spells it, to the last digit; there is one time at least.
+
+    Raises :class:`UnspeltTime` for the first that has no spelling.
+    """
+    first, last = min(times) // NANOSECONDS, max(times) // NANOSECONDS
+    if first not in _TEN_DIGITS or last not in _TEN_DIGITS or last - first >= SECONDS_AT_ONCE_MAX:
+        return [_time_text(time) + b"Z" + behind for time in times]
+    # Every time has as many digits as the next, so the first ten of each are its second, and follow a comma.
+    ends = b"Z%b" % behind
+    text = b"," + _ENCODER.encode(times)[1:-1]
+    for second in range(first, last + 1):
+        text = text.replace(b",%d" % second, ends + _BETWEEN + _second_text(second))
+    return (text[len(ends) + len(_BETWEEN) :] + ends).split(_BETWEEN)
+
+
+class UnspeltTime(ValueError):
+    """A time that RFC 3339 can't spell."""
+
+    def __init__(self, time: int) -> None:
+        super().__init__(f"{time} ns since 1970")
+        self.time = time
+
+
+def _time_text(time: int) -> bytes:
+    second, fraction = divmod(time, NANOSECONDS)
+    if not 0 <= second < SECONDS_END:
+        raise UnspeltTime(time)
+    return _second_text(second) + b"%09d" % fraction
+
+
+def _second_text(second: int) -> bytes:
+    return format_time(second * NANOSECONDS)[:_SECOND_CHARACTERS].encode()
