@@ -8,15 +8,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 from nats.js.api import AckPolicy, ConsumerConfig
 from tests.support.broken_lab import Break, Row, both, configured, inputs, kept, reload, start_again
+from tests.support.certificates import made_again
 from tests.support.lab_zones import ENTERPRISE, INBOUND_STREAM, OPERATIONAL, PLANT, Lab, Zone, eventually
 from tests.support.middleman import Carelessness, between
 
@@ -83,23 +81,8 @@ def other_identity(lab: Lab) -> Iterator[None]:
 def renewed_authority(lab: Lab) -> Iterator[None]:
     """Our CA has a new certificate for its old key, which vouches for us as before; the peer knows only the old one."""
     plant = lab.plant
-    old, authority = (
-        load_certificates(plant.place.ca_cert)[0],
-        Authority.load(plant.place.ca_cert, plant.place.ca_key),
-    )
-    now = datetime.now(UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(old.subject)
-        .issuer_name(old.issuer)
-        .public_key(old.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=300))
-    )
-    for extension in old.extensions:
-        builder = builder.add_extension(extension.value, extension.critical)
-    renewed = builder.sign(authority.key, SHA256())
+    old = load_certificates(plant.place.ca_cert)[0]
+    renewed = made_again(old, Authority.load(plant.place.ca_cert, plant.place.ca_key).key)
     with kept(plant, plant.paths.anchors):
         others = [each for each in load_certificates(plant.paths.anchors) if each != old]
         write_certificates(plant.paths.anchors, [renewed, *others])

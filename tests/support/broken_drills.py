@@ -15,9 +15,9 @@ from typing import Final
 
 from bench.processes import free_port
 from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import AuthorityInformationAccessOID
 from tests.support.broken_lab import Break, Row, configured, kept, reload
+from tests.support.certificates import made_again
 from tests.support.lab_zones import ENTERPRISE, PLANT, Lab, Zone, eventually
 
 from bsfg.cli.local_client import route
@@ -118,19 +118,7 @@ def _with_responder(zone: Zone, address: str) -> x509.Certificate:
     access = x509.AccessDescription(
         AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(address)
     )
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(old.subject)
-        .issuer_name(old.issuer)
-        .public_key(old.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(old.not_valid_before_utc)
-        .not_valid_after(old.not_valid_after_utc)
-        .add_extension(x509.AuthorityInformationAccess([access]), critical=False)
-    )
-    for extension in old.extensions:
-        builder = builder.add_extension(extension.value, extension.critical)
-    leaf = builder.sign(authority.key, SHA256())
+    leaf = made_again(old, authority.key, x509.AuthorityInformationAccess([access]))
     write_certificates(zone.paths.server_certificate, [leaf])
     return leaf
 
