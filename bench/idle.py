@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--peers", type=int, default=100, help="peers (%(default)s)")
     parser.add_argument("--links", type=int, default=5, help="links of each (%(default)s)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long it is watched (%(default)s)")
-    parser.add_argument("--settle", type=float, default=15.0, help="seconds to rest before (%(default)s)")
+    parser.add_argument("--settle", type=float, default=40.0, help="seconds to rest before (%(default)s)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="bsfg-idle-") as folder:

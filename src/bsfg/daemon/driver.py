@@ -47,6 +47,7 @@ from bsfg.daemon.canary import Canary
 from bsfg.daemon.recent_marks import RecentMarks
 from bsfg.daemon.running_link import InHand
 from bsfg.daemon.scheduling import ADMISSION_SECONDS_MAX, LinkTraffic, PeerTraffic, Turn
+from bsfg.daemon.ticks import to_tick
 from bsfg.daemon.watchdog import Watchdog
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import Fence, LinkName, LinkState, LocalPosition, StreamMark
@@ -315,7 +316,8 @@ class LinkDriver:
     async def _keep_looking(self) -> None:
         """Beside the steps, so that nothing waits for it: whatever it finds wrong, the link reads anew."""
         while True:
-            await self.clock.sleep(LOOK_SECONDS * (0.75 + 0.5 * self.chance()))
+            pause = LOOK_SECONDS * (0.75 + 0.5 * self.chance())
+            await self.clock.sleep(to_tick(pause, self.clock.monotonic()))
             if self.link.phase is not Phase.FLOWING or self.link.fence is None:
                 continue
             try:

@@ -27,6 +27,8 @@ from bsfg.model.fact import Fact
 from bsfg.ports import Clock, InboundLog
 
 CHECK_SECONDS: Final = 1.0
+LINKS_CHECK_SECONDS: Final = 5.0
+"""A link is stalled after a minute; hundreds of links are not looked through every second for that."""
 ANSWER_SECONDS: Final = 3.0
 SILENT_SECONDS: Final = 5.0
 """How long the server may leave a question unanswered before health names it."""
@@ -172,6 +174,7 @@ class Healer:
     _restarts: int = 0
     _restarted_at: float | None = None
     _stalled: frozenset[LinkName] = frozenset()
+    _links_due: float = 0.0
 
     # What others see and say.
 
@@ -246,6 +249,10 @@ class Healer:
             self._suspect(f"it said: {said}")
 
     def _look_at_links(self) -> None:
+        now = self.clock.monotonic()
+        if now < self._links_due:
+            return
+        self._links_due = now + LINKS_CHECK_SECONDS
         stalled = frozenset(self.stalled())
         for name in sorted(stalled - self._stalled, key=str):
             self.journal.error(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import logging
 import os
 import socket
@@ -15,6 +14,7 @@ from aiohttp import hdrs, web
 
 from bsfg.daemon.caller import note_caller
 from bsfg.errors import BsfgError, Code
+from bsfg.transport.resolver import is_address
 
 REQUESTS_IN_FLIGHT_MAX: Final = 64
 RETRY_AFTER_SECONDS: Final = 5
@@ -53,7 +53,7 @@ def require_known_host(host_names: frozenset[str]) -> Any:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         name = _host_name(request.headers.get(hdrs.HOST, ""))
-        if name not in allowed and not _is_address(name):
+        if name not in allowed and not is_address(name):
             raise BsfgError(
                 Code.IDENTITY_REJECTED,
                 "the request's Host is not an address or a name of this listener",
@@ -69,14 +69,6 @@ def _host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower()
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def with_token(handler: Any, token: str) -> Handler:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from bsfg.daemon.ticks import next_tick
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.moment import NANOSECONDS, parse_time
 from bsfg.model.names import ZoneId
@@ -19,11 +20,11 @@ from bsfg.ports import Clock, PeerClient
 
 PROBE_SECONDS: Final = 4.0
 PROBE_TIMEOUT_SECONDS: Final = 4.0
-QUIET_SECONDS: Final = 5.4
+QUIET_SECONDS: Final = 5.3
 """How long a peer that answered may say nothing: polls are held for up to 5 s, and a probe after each would be idle."""
 PAUSE_SECONDS_MIN: Final = 0.1
-CLOCK_SECONDS: Final = 60.0
-"""How often the peer's clock is looked at, which only a probe does."""
+CLOCK_SECONDS: Final = 300.0
+"""How often the peer's clock is looked at, which only a probe does, and mostly with a handshake of its own."""
 SKEW_WARNING_SECONDS: Final = 60.0
 
 
@@ -56,7 +57,7 @@ class PeerMonitor:
                 await self._probe()
                 due = max(self._due_seconds(), PAUSE_SECONDS_MIN)
             try:
-                async with asyncio.timeout(due):
+                async with asyncio.timeout(next_tick(due, self.clock.monotonic())):
                     await self._probe_now.wait()
             except TimeoutError:
                 continue

@@ -24,6 +24,7 @@ from typing import Final
 
 from bsfg.config.values import PRIORITY_DEFAULT
 from bsfg.core.conversation import Fetch
+from bsfg.daemon.ticks import to_tick
 from bsfg.model.cursor import LinkName
 from bsfg.model.facts import Facts
 from bsfg.model.page import BYTES_MAX, Page
@@ -313,7 +314,8 @@ class LinkTraffic:
 
     def _paced(self, step: Fetch, pages: int) -> Fetch:
         limits = step.request.limits
-        limits = replace(limits, bytes=self._throttle.page_bytes_max(limits.bytes))
+        wait_seconds = to_tick(limits.wait_seconds, self._clock.monotonic())
+        limits = replace(limits, bytes=self._throttle.page_bytes_max(limits.bytes), wait_seconds=wait_seconds)
         request = replace(step.request, limits=limits, is_compressible=self._is_compressible)
         return replace(step, request=request, pages=pages if self._throttle.bytes_per_second is None else 1)
 

@@ -21,16 +21,9 @@ from bsfg.transport.access import Access
 from bsfg.transport.artifact_answer import check_digest, check_range, check_whole, described
 from bsfg.transport.artifact_redirect import ArtifactRedirect
 from bsfg.transport.client import refusal
-from bsfg.transport.client_connection import (
-    ERROR_BYTES_MAX,
-    Answer,
-    Await,
-    ClientLimits,
-    PeerConnection,
-    PeerEndpoint,
-    Question,
-)
+from bsfg.transport.client_connection import Await, ClientLimits, PeerConnection, PeerEndpoint
 from bsfg.transport.page_check import bad_answer
+from bsfg.transport.question import ERROR_BYTES_MAX, Answer, Question
 from bsfg.transport.resolver import NameResolver
 
 PATH: Final = "/v1/artifacts"

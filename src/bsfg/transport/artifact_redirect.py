@@ -13,9 +13,10 @@ from yarl import URL
 from bsfg.errors import PeerUnreachable
 from bsfg.model.names import ZoneId, printable
 from bsfg.transport.access import Access
-from bsfg.transport.client_connection import HEADERS_MAX, IDENTITY, READ_BUFFER_BYTES, ClientLimits
+from bsfg.transport.client_connection import HEADERS_MAX, READ_BUFFER_BYTES, ClientLimits
 from bsfg.transport.client_errors import EXCHANGE_ERRORS, failure
 from bsfg.transport.page_check import bad_answer
+from bsfg.transport.question import IDENTITY
 from bsfg.transport.resolver import NameResolver
 
 HTTPS_PORT: Final = 443

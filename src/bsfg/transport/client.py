@@ -18,15 +18,7 @@ from bsfg.model.names import StreamName, parse_stream, printable
 from bsfg.model.page import FetchRequest, Page
 from bsfg.ports import Clock
 from bsfg.transport.access import Access
-from bsfg.transport.client_connection import (
-    IDENTITY,
-    NO_CONTENT,
-    Answer,
-    ClientLimits,
-    PeerConnection,
-    PeerEndpoint,
-    Question,
-)
+from bsfg.transport.client_connection import ClientLimits, PeerConnection, PeerEndpoint
 from bsfg.transport.compression import ZSTD, InflatingReader, compressed_bytes_max, inflate
 from bsfg.transport.digest_answer import DIGESTS_BYTES_MAX, DIGESTS_WAIT_SECONDS, parse_digest_answer
 from bsfg.transport.page_check import bad_answer
@@ -41,6 +33,7 @@ from bsfg.transport.page_codec import (
     following,
     frame_bytes_max,
 )
+from bsfg.transport.question import IDENTITY, NO_CONTENT, Answer, Question
 from bsfg.transport.resolver import NameResolver
 from bsfg.transport.view_codec import VIEW_BYTES_MAX, parse_view
 from bsfg.transport.wire import (

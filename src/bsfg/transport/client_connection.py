@@ -7,9 +7,9 @@ reload acts on held polls too (I34). Requests are safe to repeat: a fetch change
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -18,24 +18,32 @@ from yarl import URL
 
 from bsfg.errors import BsfgError, PeerUnreachable
 from bsfg.model.identity import IdentityRule
-from bsfg.model.names import ZoneId, printable
+from bsfg.model.names import ZoneId
 from bsfg.ports import Clock
 from bsfg.transport.access import Access, AccessSnapshot
 from bsfg.transport.client_errors import EXCHANGE_ERRORS, failure
+from bsfg.transport.held_connections import Deadlines, HeldConnections
 from bsfg.transport.page_check import bad_answer
-from bsfg.transport.page_codec import JSON_TYPE
+from bsfg.transport.question import (
+    IDENTITY,
+    Answer,
+    Question,
+    bytes_max_of,
+    check_head,
+    encoding_of,
+    headers_of,
+    read_answer,
+    request_bytes,
+)
 from bsfg.transport.resolver import NameResolver
 from bsfg.transport.trust import TrustStore, server_name
 
 CONNECTIONS_MAX: Final = 256
 IDLE_SECONDS: Final = 30.0
 """Shorter than listeners keep a connection, so that a request seldom meets one that is being closed."""
-ERROR_BYTES_MAX: Final = 64 * 1024
 READ_BUFFER_BYTES: Final = 1024 * 1024
 TRUST_CHANGES_MAX: Final = 5
 HEADERS_MAX: Final = 64
-NO_CONTENT: Final = 204
-IDENTITY: Final = "identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,34 +71,6 @@ class ClientLimits:
     """From the first byte of the answer, at the latest, to its last."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """One request, and what answer to it is taken."""
-
-    method: str
-    path: str
-    body: bytes | None = None
-    accepts: Mapping[str, int] = field(default_factory=lambda: {JSON_TYPE: ERROR_BYTES_MAX})
-    """Media types of the answer, best first, each with the most bytes that are read of it."""
-    wait_seconds: float = 0.0
-    encoding: str = IDENTITY
-    """Beside identity the one that a success may come in; the most bytes then count what travels."""
-    query: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Beside those that every request has, or in their place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back, whole and of a type that was asked for; nothing of it has been looked at."""
-
-    status: int
-    content_type: str
-    retry_after: str | None
-    body: bytes
-    encoding: str = IDENTITY
-
-
 Await = Callable[[Coroutine[Any, Any, bytes | None]], Coroutine[Any, Any, bytes | None]]
 NextPart = Callable[[aiohttp.StreamReader, str], Coroutine[Any, Any, bytes | None]]
 """The next part of a body in this encoding."""
@@ -100,6 +80,11 @@ NextPart = Callable[[aiohttp.StreamReader, str], Coroutine[Any, Any, bytes | Non
 class _Pool:
     trust: TrustStore
     session: aiohttp.ClientSession
+    held: HeldConnections
+
+    async def close(self) -> None:
+        self.held.close()
+        await self.session.close()
 
 
 class PeerConnection:
@@ -150,11 +135,11 @@ class PeerConnection:
         try:
             async with self._request(pool, question, total_seconds=None) as response:
                 if response.status != 200:
-                    yield await _read(response, question)
+                    yield await read_answer(response, question)
                     return
-                _check_head(response, question)
+                check_head(response, question)
                 while True:
-                    coming = next_part(response.content, _encoding(response))
+                    coming = next_part(response.content, encoding_of(response))
                     body = await self._part_while_trusted(pool, coming)
                     if body is None:
                         return
@@ -197,7 +182,7 @@ class PeerConnection:
         """Nothing of it stays open."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            await pool.session.close()
+            await pool.close()
 
     async def _pool_under(self, snapshot: AccessSnapshot) -> _Pool:
         before = self._pool
@@ -221,9 +206,11 @@ class PeerConnection:
             read_bufsize=READ_BUFFER_BYTES,
             max_headers=HEADERS_MAX,
         )
-        pool = self._pool = _Pool(snapshot.trust, session)
+        endpoint = self._endpoint
+        held = HeldConnections(endpoint.host, endpoint.port, context, self._server_name, self._resolver)
+        pool = self._pool = _Pool(snapshot.trust, session, held)
         if before is not None:
-            await before.session.close()
+            await before.close()
         return pool
 
     async def _ask_while_trusted(self, pool: _Pool, question: Question) -> Answer | None:
@@ -272,10 +259,30 @@ class PeerConnection:
         total = self._limits.connect_seconds + silence + self._limits.answer_seconds
         began = self._clock.monotonic()
         try:
+            if question.wait_seconds > 0 and (held := await self._ask_held(pool.held, question, silence)):
+                return held
             async with self._request(pool, question, total_seconds=total) as response:
-                return await _read(response, question)
+                answer = await read_answer(response, question)
         except EXCHANGE_ERRORS as error:
             raise self._failure(error, began) from error
+        pool.held.is_proved = True
+        return answer
+
+    async def _ask_held(
+        self, connections: HeldConnections, question: Question, silence_seconds: float
+    ) -> Answer | None:
+        """The answer to a question that the peer may hold; None where it has to go the ordinary way."""
+        deadlines = Deadlines(self._limits.connect_seconds, silence_seconds, self._limits.answer_seconds)
+        request = request_bytes(question, str(self._endpoint))
+        came = await connections.ask(request, max(question.accepts.values()), deadlines)
+        if came is None:
+            return None
+        head = came.head
+        encoding = head.encoding or IDENTITY
+        bytes_max = bytes_max_of(head.status, head.content_type, encoding, question)
+        if head.length > bytes_max:
+            raise bad_answer(f"it announces {head.length} bytes, more than {bytes_max}")
+        return Answer(head.status, head.content_type, head.retry_after or None, came.body, encoding)
 
     def _failure(self, error: BaseException, began: float) -> BsfgError:
         """What went wrong, and how old the address is that we had of the peer's name."""
@@ -293,7 +300,7 @@ class PeerConnection:
             question.method,
             self._url(question),
             data=question.body,
-            headers=_headers(question),
+            headers=headers_of(question),
             allow_redirects=False,
             server_hostname=self._server_name,
             timeout=aiohttp.ClientTimeout(
@@ -312,51 +319,3 @@ class PeerConnection:
             base = URL.build(scheme="https", host=endpoint.host, port=endpoint.port, path=question.path)
             self._urls[question.path] = base
         return base.with_query(question.query) if question.query else base
-
-
-def _headers(question: Question) -> dict[str, str]:
-    headers = {"Accept": ", ".join(question.accepts), "Accept-Encoding": question.encoding}
-    if question.body is not None:
-        headers["Content-Type"] = "application/json"
-    return headers | dict(question.headers)
-
-
-async def _read(response: aiohttp.ClientResponse, question: Question) -> Answer:
-    if response.status == NO_CONTENT:
-        return Answer(response.status, "", None, b"")
-    body = await _bounded_body(response, _check_head(response, question))
-    retry_after = response.headers.get("Retry-After")
-    return Answer(response.status, response.content_type, retry_after, body, _encoding(response))
-
-
-def _encoding(response: aiohttp.ClientResponse) -> str:
-    return response.headers.get("Content-Encoding", IDENTITY)
-
-
-def _check_head(response: aiohttp.ClientResponse, question: Question) -> int:
-    """The most bytes that may follow; ``bad_answer`` for a redirect, an encoding or a type that nobody asked for."""
-    if 300 <= response.status < 400:
-        raise bad_answer(f"it redirects (status {response.status})")
-    encoding = _encoding(response)
-    if encoding != IDENTITY and (encoding != question.encoding or response.status != 200):
-        raise bad_answer(f"it is encoded as {printable(encoding)}, which was not asked for")
-    accepts = question.accepts if response.status == 200 else {JSON_TYPE: ERROR_BYTES_MAX}
-    bytes_max = accepts.get(response.content_type)
-    if bytes_max is None:
-        raise bad_answer(
-            f"status {response.status} with an answer of type {printable(response.content_type)}"
-        )
-    return bytes_max
-
-
-async def _bounded_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
-    """The whole body; ``bad_answer`` before more than the limit is held."""
-    if (response.content_length or 0) > bytes_max:
-        raise bad_answer(f"it announces {response.content_length} bytes, more than {bytes_max}")
-    parts, length = [], 0
-    async for part in response.content.iter_any():
-        length += len(part)
-        if length > bytes_max:
-            raise bad_answer(f"it is longer than {bytes_max} bytes")
-        parts.append(part)
-    return b"".join(parts)

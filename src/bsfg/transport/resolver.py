@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import threading
 from collections import deque
@@ -47,6 +48,15 @@ def system_lookup(name: str, family: socket.AddressFamily) -> Sequence[Place]:
     """The machine's own resolver: /etc/hosts, DNS, and whatever else it is set up to ask."""
     found = socket.getaddrinfo(name, None, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
     return tuple(dict.fromkeys((kind, str(address[0])) for kind, _, _, _, address in found))
+
+
+def is_address(host: str) -> bool:
+    """Whether there is nothing to resolve."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class NameResolver(AbstractResolver):

@@ -18,6 +18,7 @@ from bsfg.daemon.healing import (
     EXHAUSTED_BYTES,
     FAILED_APPENDS_MIN,
     FAILING_SECONDS,
+    LINKS_CHECK_SECONDS,
     RESERVE_BYTES_MIN,
     RESTART_SECONDS_MAX,
     RESTART_SECONDS_MIN,
@@ -363,9 +364,9 @@ async def test_a_stalled_link_is_said_once(zone: Zone, capsys: pytest.CaptureFix
     await zone.pass_time(10)
     assert zone.events(capsys) == ["link_stalled"]
     zone.stalled = []
-    await zone.pass_time(1)
+    await zone.pass_time(LINKS_CHECK_SECONDS)
     zone.stalled = [NAME]
-    await zone.pass_time(1)
+    await zone.pass_time(LINKS_CHECK_SECONDS)
     assert zone.events(capsys) == ["link_stalled"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ from bsfg.daemon.scheduling import (
     Throttle,
 )
 from bsfg.daemon.system import SystemClock
+from bsfg.daemon.ticks import TICK_SECONDS
 from bsfg.errors import PeerUnreachable
 from bsfg.model.cursor import LinkName
 from bsfg.model.fact import Fact
@@ -291,7 +293,18 @@ async def test_a_long_poll_and_a_first_look_wait_for_nobody() -> None:
     async with heavy.turn(fetch(2)), asyncio.timeout(0.05):
         for step in (fetch(2, pages=8, wait_seconds=30.0), fetch(3, pages=1)):
             async with light.turn(step) as turn:
-                assert turn.step == step
+                assert (turn.step.ticket, turn.step.pages) == (step.ticket, step.pages)
+
+
+async def test_polls_that_begin_at_any_time_end_together() -> None:
+    link, ends = traffic(PeerTraffic(), AUDIT), set[int]()
+    for _ in range(5):
+        async with link.turn(fetch(1, pages=1, wait_seconds=5.0)) as turn:
+            wait_seconds = turn.step.request.limits.wait_seconds
+            assert 5.0 - TICK_SECONDS < wait_seconds <= 5.0, "a gateway polls with at most five seconds"
+            ends.add(round((time.monotonic() + wait_seconds) / TICK_SECONDS * 20) % 20)
+        await asyncio.sleep(0.033)
+    assert ends <= {19, 0, 1}
 
 
 async def test_a_turn_that_is_given_up_while_it_waits_holds_nobody_up() -> None:

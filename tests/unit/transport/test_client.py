@@ -231,9 +231,12 @@ async def test_a_reload_closes_what_was_open(sender: Sender) -> None:
         assert old.session.closed
 
 
-async def test_a_held_poll_goes_over_to_new_trust(sender: Sender) -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_held_poll_goes_over_to_new_trust(sender: Sender, is_known: bool) -> None:
     access = receiver_access(sender.pki)
     async with asking(sender, access) as client:
+        if is_known:
+            await client.health()
         polling = asyncio.create_task(client.fetch(replace(NOW, limits=PageLimits(wait_seconds=20))))
         await asyncio.sleep(0.3)
         access.swap(trust=sender.pki.receiver_trust())
@@ -242,7 +245,8 @@ async def test_a_held_poll_goes_over_to_new_trust(sender: Sender) -> None:
         assert len((await asyncio.wait_for(polling, 2)).facts) == 1
 
 
-async def test_who_asked_is_not_left_as_if_cancelled_by_a_change_of_trust(sender: Sender) -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_who_asked_is_not_left_as_if_cancelled_by_a_change_of_trust(sender: Sender, is_known: bool) -> None:
     access = receiver_access(sender.pki)
 
     async def asks(client: HttpPeerClient) -> int:
@@ -252,6 +256,8 @@ async def test_who_asked_is_not_left_as_if_cancelled_by_a_change_of_trust(sender
         return task.cancelling()
 
     async with asking(sender, access) as client:
+        if is_known:
+            await client.health()
         polling = asyncio.create_task(asks(client))
         await asyncio.sleep(0.3)
         access.swap(trust=sender.pki.receiver_trust())
@@ -260,9 +266,12 @@ async def test_who_asked_is_not_left_as_if_cancelled_by_a_change_of_trust(sender
         assert await asyncio.wait_for(polling, 2) == 0
 
 
-async def test_who_asked_ends_when_told_to_together_with_a_change_of_trust(sender: Sender) -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_who_asked_ends_when_told_to_together_with_a_change_of_trust(sender: Sender, is_known: bool) -> None:
     access = receiver_access(sender.pki)
     async with asking(sender, access) as client:
+        if is_known:
+            await client.health()
         polling = asyncio.create_task(client.fetch(replace(NOW, limits=PageLimits(wait_seconds=20))))
         await asyncio.sleep(0.3)
         access.swap(trust=sender.pki.receiver_trust())
@@ -271,9 +280,12 @@ async def test_who_asked_ends_when_told_to_together_with_a_change_of_trust(sende
             await asyncio.wait_for(polling, 2)
 
 
-async def test_a_held_poll_ends_when_we_no_longer_trust_the_peer(pki: Pki, sender: Sender) -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_held_poll_ends_when_we_no_longer_trust_the_peer(pki: Pki, sender: Sender, is_known: bool) -> None:
     access = receiver_access(pki)
     async with asking(sender, access) as client:
+        if is_known:
+            await client.health()
         polling = asyncio.create_task(client.fetch(replace(NOW, limits=PageLimits(wait_seconds=20))))
         await asyncio.sleep(0.3)
         began = time.monotonic()
@@ -284,14 +296,17 @@ async def test_a_held_poll_ends_when_we_no_longer_trust_the_peer(pki: Pki, sende
         assert (caught.value.code, caught.value.details["side"]) == (Code.IDENTITY_REJECTED, "us")
 
 
-async def test_a_change_that_does_not_concern_the_peer_leaves_a_poll_alone(sender: Sender) -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_change_that_does_not_concern_the_peer_leaves_a_poll_alone(sender: Sender, is_known: bool) -> None:
     access = receiver_access(sender.pki)
     async with asking(sender, access) as client:
+        if is_known:
+            await client.health()
         polling = asyncio.create_task(client.fetch(replace(NOW, limits=PageLimits(wait_seconds=20))))
         await asyncio.sleep(0.3)
         access.swap(policies={ENTERPRISE: policy({StreamName("facts.orders")}, ENTERPRISE)})
         await asyncio.sleep(0.3)
-        assert len(sender.heard.contacts) == 1
+        assert len(sender.heard.contacts) == 1 + is_known
         sender.zone.publish(OPERATIONAL, "batch", payload=b"new")
         assert len((await asyncio.wait_for(polling, 2)).facts) == 1
 

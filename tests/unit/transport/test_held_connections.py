@@ -1,0 +1,281 @@
+"""Held polls have connections of their own; whatever is out of the ordinary goes the ordinary way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from tests.support.peer_zones import ENTERPRISE, OPERATIONAL, Pki, RealClock, receiver_access
+
+from bsfg.errors import BsfgError, Code, PeerRefused, PeerUnreachable
+from bsfg.model.cursor import parse_init_mode
+from bsfg.model.fact import Fact
+from bsfg.model.identity import IdentityRule
+from bsfg.model.page import Agreement, FetchRequest, Page, PageLimits
+from bsfg.transport.client import HttpPeerClient
+from bsfg.transport.client_connection import ClientLimits, PeerEndpoint
+from bsfg.transport.held_connections import HEAD_BYTES_MAX, HEADERS_MAX, Head, parse_head
+from bsfg.transport.page_codec import BINARY_TYPE, encode
+
+LIMITS = ClientLimits(connect_seconds=2, silence_seconds=0.4, answer_seconds=0.8)
+PAGE = Page(OPERATIONAL, "e1", Agreement.EPOCH, 1, 1, 1, 0, 5, None, [Fact(1, OPERATIONAL, 5, b"", b"x")])
+BODY = encode(PAGE)
+LOOK = FetchRequest(OPERATIONAL, PageLimits(facts=10, bytes=1), start=parse_init_mode("full_backfill"))
+POLL = FetchRequest(OPERATIONAL, PageLimits(facts=10, bytes=1, wait_seconds=0.2), start=LOOK.start)
+PLAIN = (
+    f"HTTP/1.1 200 OK\r\nContent-Type: {BINARY_TYPE}\r\nContent-Length: {len(BODY)}\r\n\r\n".encode() + BODY
+)
+
+Say = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return Pki(tmp_path_factory.mktemp("pki"))
+
+
+def saying(*pieces: bytes, pause: float = 0.0, closes: bool = False) -> Say:
+    async def say(writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause)
+        if closes:
+            writer.close()
+
+    return say
+
+
+@dataclass
+class Peer:
+    """A peer that answers each request as it is told to, and plainly when it is told nothing."""
+
+    says: list[Say] = field(default_factory=list)
+    asked_on: list[int] = field(default_factory=list)
+    """For each request, which connection it came on."""
+    open: set[int] = field(default_factory=set)
+    _connections: int = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
+        number = self._connections
+        self.open.add(number)
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = next(
+                    line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
+                )
+                await reader.readexactly(int(length.split(b":")[1]))
+                self.asked_on.append(number)
+                say = self.says.pop(0) if self.says else saying(PLAIN)
+                await say(writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.open.discard(number)
+            writer.close()
+
+
+@asynccontextmanager
+async def asking(pki: Pki, *says: Say) -> AsyncIterator[tuple[HttpPeerClient, Peer]]:
+    """A client that has had one ordinary answer, and a peer that goes on like this."""
+    peer = Peer([saying(PLAIN), *says])
+    server = await asyncio.start_server(peer.serve, "127.0.0.1", 0, ssl=pki.sender_trust().server_context())
+    endpoint = PeerEndpoint(
+        ENTERPRISE, IdentityRule("enterprise-bsfg"), "127.0.0.1", server.sockets[0].getsockname()[1]
+    )
+    client = HttpPeerClient(endpoint, receiver_access(pki), RealClock(), LIMITS)
+    try:
+        assert await client.fetch(LOOK) == PAGE
+        yield client, peer
+    finally:
+        await client.close()
+        server.close()
+
+
+async def test_polls_have_a_connection_of_their_own_and_keep_it(pki: Pki) -> None:
+    async with asking(pki) as (client, peer):
+        for _ in range(3):
+            assert await client.fetch(POLL) == PAGE
+        assert await client.fetch(LOOK) == PAGE
+        assert peer.asked_on == [1, 2, 2, 2, 1]
+
+
+async def test_polls_at_the_same_time_have_one_each(pki: Pki) -> None:
+    slow = saying(PLAIN)
+
+    async def later(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.1)
+        await slow(writer)
+
+    async with asking(pki, *[later] * 6) as (client, peer):
+        for _ in range(2):
+            assert await asyncio.gather(*[client.fetch(POLL) for _ in range(3)]) == [PAGE] * 3
+        assert sorted(peer.asked_on) == [1, 2, 2, 3, 3, 4, 4]
+
+
+async def test_an_answer_in_many_pieces_is_put_together(pki: Pki) -> None:
+    pieces = [PLAIN[at : at + 7] for at in range(0, len(PLAIN), 7)]
+    async with asking(pki, saying(*pieces, pause=0.001)) as (client, peer):
+        assert await client.fetch(POLL) == PAGE
+        assert peer.asked_on == [1, 2]
+
+
+async def test_a_refusal_is_the_peers_own(pki: Pki) -> None:
+    body = b'{"error": {"code": "stream_denied", "message": "no", "request_id": "r1"}}'
+    head = f"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with asking(pki, saying(head.encode() + body)) as (client, peer):
+        with pytest.raises(PeerRefused) as caught:
+            await client.fetch(POLL)
+        assert (caught.value.code, peer.asked_on) == (Code.STREAM_DENIED, [1, 2])
+
+
+CHUNKED = (
+    f"HTTP/1.1 200 OK\r\nContent-Type: {BINARY_TYPE}\r\nTransfer-Encoding: chunked\r\n\r\n{len(BODY):x}\r\n".encode()
+    + BODY
+    + b"\r\n0\r\n\r\n"
+)
+UNUSUAL = {
+    "chunked": saying(CHUNKED),
+    "no HTTP": saying(b"\x00" * 100),
+    "more than its length": saying(PLAIN + b"and more"),
+    "a longer length than is read": saying(PLAIN.replace(str(len(BODY)).encode(), b"99999999")),
+    "a head without an end": saying(b"HTTP/1.1 200 OK\r\nX: " + b"x" * HEAD_BYTES_MAX),
+    "closed at once": saying(closes=True),
+    "closed in the head": saying(PLAIN[:20], closes=True),
+    "closed in the body": saying(PLAIN[:-1], closes=True),
+}
+
+
+@pytest.mark.parametrize("say", UNUSUAL.values(), ids=list(UNUSUAL))
+async def test_whatever_is_out_of_the_ordinary_is_asked_again_the_ordinary_way(pki: Pki, say: Say) -> None:
+    async with asking(pki, say) as (client, peer):
+        began = time.monotonic()
+        assert await client.fetch(POLL) == PAGE
+        assert peer.asked_on == [1, 2, 1] and time.monotonic() - began < 0.3
+        await asyncio.sleep(0.05)
+        assert peer.open == {1}, "what answered so is closed"
+        assert await client.fetch(POLL) == PAGE
+        assert peer.asked_on[3:] == [3], "and it is tried again once the peer has answered"
+
+
+async def test_a_redirect_is_not_followed(pki: Pki) -> None:
+    moved = b"HTTP/1.1 302 Found\r\nLocation: https://elsewhere/\r\nContent-Length: 0\r\n\r\n"
+    async with asking(pki, saying(moved)) as (client, _):
+        with pytest.raises(BsfgError) as caught:
+            await client.fetch(POLL)
+        assert caught.value.code is Code.BAD_ANSWER
+
+
+@pytest.mark.parametrize(
+    ("say", "seconds"),
+    [(saying(), 0.6), (saying(PLAIN[:30], pause=5), 0.8), (saying(PLAIN[:-1], pause=5), 0.8)],
+    ids=["says nothing", "stops in the head", "stops in the body"],
+)
+async def test_a_silent_peer_is_given_up_in_time_and_named(pki: Pki, say: Say, seconds: float) -> None:
+    async def hangs(writer: asyncio.StreamWriter) -> None:
+        await say(writer)
+        await asyncio.sleep(5)
+
+    async with asking(pki, hangs) as (client, peer):
+        began = time.monotonic()
+        with pytest.raises(PeerUnreachable) as caught:
+            await client.fetch(POLL)
+        took = time.monotonic() - began
+        assert seconds - 0.1 < took < seconds + 0.4
+        assert caught.value.details["reason"] == "timeout"
+        assert peer.asked_on == [1, 2]
+
+
+async def test_closing_ends_held_polls_and_leaves_nothing_open(pki: Pki) -> None:
+    async def hangs(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+        writer.close()
+
+    async with asking(pki, saying(PLAIN), hangs) as (client, peer):
+        await client.fetch(POLL)
+        polling = asyncio.create_task(client.fetch(POLL))
+        await asyncio.sleep(0.05)
+        await client.close()
+        with pytest.raises(PeerUnreachable):
+            await asyncio.wait_for(polling, 0.1)
+        await asyncio.sleep(0.4)
+        assert peer.open == set()
+
+
+async def test_words_that_nobody_asked_for_close_the_connection(pki: Pki) -> None:
+    async def talks(writer: asyncio.StreamWriter) -> None:
+        writer.write(PLAIN)
+        await asyncio.sleep(0.05)
+        writer.write(PLAIN)
+
+    async with asking(pki, talks) as (client, peer):
+        assert await client.fetch(POLL) == PAGE
+        await asyncio.sleep(0.15)
+        assert peer.open == {1}
+        assert await client.fetch(POLL) == PAGE
+        assert peer.asked_on == [1, 2, 3]
+
+
+async def test_a_poll_that_is_given_up_takes_its_connection_along(pki: Pki) -> None:
+    async def hangs(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.15)
+
+    async with asking(pki, hangs) as (client, peer):
+        polling = asyncio.create_task(client.fetch(POLL))
+        await asyncio.sleep(0.05)
+        polling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await polling
+        await asyncio.sleep(0.3)
+        assert peer.open == {1}
+        assert await client.fetch(POLL) == PAGE
+
+
+def head(*lines: str, first: str = "HTTP/1.1 200 OK") -> Head | None:
+    return parse_head("\r\n".join([first, *lines]).encode("latin-1"))
+
+
+def test_a_head_of_the_plainest_form() -> None:
+    found = head(
+        "content-LENGTH: 12", "Content-Type: Application/JSON; charset=utf-8", "Content-Encoding:zstd",
+        "Retry-After: 5 ", "Date: today", "Connection: close",
+    )  # fmt: skip
+    assert found == Head(200, 12, "application/json", "zstd", "5", True)
+    assert head("Content-Length: 0", first="HTTP/1.1 503 ") == Head(503, 0, "", "", "", False)
+    assert head("Content-Length: 0", first="HTTP/1.1 404") == Head(404, 0, "", "", "", False)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (),
+        ("Content-Length: -1",),
+        ("Content-Length: 1e3",),
+        ("Content-Length: 1, 1",),
+        ("Content-Length: 1", "Content-Length: 1"),
+        ("Content-Length: 1", "Transfer-Encoding: chunked"),
+        ("Content-Length: 1", "Upgrade: h2c"),
+        ("Content-Length: 1", "Trailer: Digest"),
+        ("Content-Length : 1",),
+        ("Content-Length: 1", " folded"),
+        ("Content-Length: 1", "no colon"),
+        ("Content-Length: 1", "X: \x00"),
+        ("Content-Length: 1", "X: caf\xe9"),
+        ("Content-Length: 1", *(f"X-{number}: 1" for number in range(HEADERS_MAX))),
+    ],
+)
+def test_any_other_head_is_left_to_the_ordinary_way(lines: tuple[str, ...]) -> None:
+    assert head(*lines) is None
+
+
+@pytest.mark.parametrize(
+    "first", ["HTTP/1.0 200 OK", "HTTP/1.1 100 Continue", "HTTP/1.1 2000 OK", "HTTP/2 200", "x"]
+)
+def test_any_other_status_line_is_left_to_the_ordinary_way(first: str) -> None:
+    assert head("Content-Length: 0", first=first) is None
