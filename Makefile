@@ -9,14 +9,14 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 BUDGET := 300
 
-.PHONY: help install demo setup-tests test test-slow simulate fuzz check bench bench-neighbours bench-idle artifact-heavy verify-heavy faults lock \
-	clean
+.PHONY: help install demo setup-tests test test-slow simulate fuzz check bench bench-neighbours bench-idle artifact-heavy \
+	verify-heavy faults lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo     set up everything and show two zones exchanging facts, under a minute'
 	@echo 'make test     set up everything and run the tests'
-	@echo 'make test-slow  every sabotage of the demo and every way in which a bring-up fails, about ten minutes'
+	@echo 'make test-slow  every sabotage of the demo and every way in which a bring-up fails, a quarter of an hour or more'
 	@echo 'make install  the program at .venv/bin/bsfg'
 	@echo 'make simulate seeded faults on a virtual clock; SEEDS=100000, or SEED=123 for the full trace of one'
 	@echo 'make fuzz     bytes that nobody sends, into all that takes bytes from a peer or from NATS; SEED=1 BUDGET=300'

@@ -16,6 +16,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def full_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Two running zones with facts, some of which name artifacts."""
+    with running_lab(tmp_path_factory.mktemp("lab") / "lab", empty=False) as running:
+        yield running
+
+
 @pytest.fixture(scope="session")
 def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RadosGateway]:
     """A real S3 server for the run."""

@@ -5,29 +5,20 @@ The rows share a lab, and each puts back what it broke; plant-a brings up its re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from tests.support.broken_configuration import ROWS
 from tests.support.broken_lab import Row, bringup, complaints, fails_there_alone, marked
-from tests.support.lab_zones import ENTERPRISE, PLANT, Lab, running_lab
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Two zones with facts."""
-    with running_lab(tmp_path_factory.mktemp("lab") / "lab", empty=False) as running:
-        yield running
+from tests.support.lab_zones import ENTERPRISE, PLANT, Lab
 
 
 @pytest.mark.parametrize("row", [marked(row) for row in ROWS], ids=map(str, ROWS))
-def test_one_broken_thing_fails_one_check(lab: Lab, row: Row) -> None:
-    fails_there_alone(lab, row)
+def test_one_broken_thing_fails_one_check(full_lab: Lab, row: Row) -> None:
+    fails_there_alone(full_lab, row)
 
 
-def test_nothing_broken_fails_nothing_on_either_side(lab: Lab) -> None:
-    lab.healthy()
-    for zone, peer in ((lab.plant, ENTERPRISE), (lab.enterprise, PLANT)):
+def test_nothing_broken_fails_nothing_on_either_side(full_lab: Lab) -> None:
+    full_lab.healthy()
+    for zone, peer in ((full_lab.plant, ENTERPRISE), (full_lab.enterprise, PLANT)):
         status, answer = bringup(zone, peer, "--again")
         assert (status, complaints(answer), answer["halted_at"]) == (0, {}, None)
         denials = {row["id"]: row["outcome"] for row in answer["results"] if row["id"].startswith("denial.")}

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from tests.faults import crossings, flow, histories, lazy_power, machine, power
+from tests.faults import crossings, flow, histories, lazy_power, machine, network, power
 from tests.faults.report import Report
 from tests.faults.schedule import KILLS, Kind
 from tests.faults.stage import Stuck
 
-SCENARIOS: Final = ("failpoints", "histories", "power", "flow")
+SCENARIOS: Final = ("failpoints", "histories", "network", "power", "flow")
 FLOW_OVERHEAD_SECONDS: Final = 40.0
 """Of the budget, for the calm behind the faults and for the judge."""
 FLOW_SECONDS_MIN: Final = 10.0
@@ -82,6 +82,8 @@ def _scenarios(arguments: argparse.Namespace, began: float) -> Iterator[Callable
         yield lambda: crossings.run(seed)
     if "histories" in wanted:
         yield lambda: histories.run(seed)
+    if "network" in wanted:
+        yield lambda: network.run(seed)
     if "power" in wanted:
         yield from _power(arguments, began)
     if "flow" in wanted:

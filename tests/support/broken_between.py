@@ -8,16 +8,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 from nats.js.api import AckPolicy, ConsumerConfig
 from tests.support.broken_lab import Break, Row, both, configured, inputs, kept, reload, start_again
-from tests.support.lab_zones import ENTERPRISE, INBOUND_STREAM, OPERATIONAL, PLANT, Lab, eventually
+from tests.support.certificates import made_again
+from tests.support.lab_zones import ENTERPRISE, INBOUND_STREAM, OPERATIONAL, PLANT, Lab, Zone, eventually
 from tests.support.middleman import Carelessness, between
 
 from bsfg.checks.denial import ABSENT_KEY, UNLISTED_STREAM, UNLISTED_TYPE
@@ -83,23 +81,8 @@ def other_identity(lab: Lab) -> Iterator[None]:
 def renewed_authority(lab: Lab) -> Iterator[None]:
     """Our CA has a new certificate for its old key, which vouches for us as before; the peer knows only the old one."""
     plant = lab.plant
-    old, authority = (
-        load_certificates(plant.place.ca_cert)[0],
-        Authority.load(plant.place.ca_cert, plant.place.ca_key),
-    )
-    now = datetime.now(UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(old.subject)
-        .issuer_name(old.issuer)
-        .public_key(old.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=300))
-    )
-    for extension in old.extensions:
-        builder = builder.add_extension(extension.value, extension.critical)
-    renewed = builder.sign(authority.key, SHA256())
+    old = load_certificates(plant.place.ca_cert)[0]
+    renewed = made_again(old, Authority.load(plant.place.ca_cert, plant.place.ca_key).key)
     with kept(plant, plant.paths.anchors):
         others = [each for each in load_certificates(plant.paths.anchors) if each != old]
         write_certificates(plant.paths.anchors, [renewed, *others])
@@ -189,9 +172,22 @@ def stored_missing(lab: Lab) -> Iterator[None]:
 
 
 @contextmanager
+def lost_artifacts(lab: Lab) -> Iterator[None]:
+    """Both zones have lost the bytes of every artifact."""
+    lost = {path: path.read_bytes() for zone in lab.zones.values() for path in _objects(zone)}
+    for path in lost:
+        path.unlink()
+    try:
+        yield
+    finally:
+        for path, content in lost.items():
+            path.write_bytes(content)
+
+
+@contextmanager
 def spoilt_artifacts(lab: Lab) -> Iterator[None]:
     """plant-a's disk has lost a byte of every artifact since they were verified."""
-    spoilt = {path: path.read_bytes() for path in _objects(lab)}
+    spoilt = {path: path.read_bytes() for path in _objects(lab.plant)}
     for path, content in spoilt.items():
         path.chmod(0o600)
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -202,13 +198,11 @@ def spoilt_artifacts(lab: Lab) -> Iterator[None]:
             path.write_bytes(content)
 
 
-def _objects(lab: Lab) -> list[Path]:
+def _objects(zone: Zone) -> list[Path]:
     found = [
-        path
-        for path in (lab.plant.paths.data / "artifacts").rglob("*")
-        if path.is_file() and len(path.name) == 64
+        path for path in (zone.paths.data / "artifacts").rglob("*") if path.is_file() and len(path.name) == 64
     ]
-    assert found, "plant-a has no artifact"
+    assert found, f"{zone.place.zone} has no artifact"
     return found
 
 
@@ -242,7 +236,12 @@ ROWS: Final = (
     Row("trust.clock", other_clock, outcome="warned"),
     Row("streams.durability", lazily_and_unapproved(PLANT), outcome="warned"),
     Row("streams.peer-durability", lazily_and_unapproved(ENTERPRISE), outcome="warned"),
-    Row("denial.no-certificate", through_a_middleman(takes_no_certificate=True), outcome="warned"),
+    Row(
+        "denial.no-certificate",
+        through_a_middleman(takes_no_certificate=True),
+        outcome="warned",
+        in_each_run=True,
+    ),
     Row("denial.expired", through_a_middleman(takes_expired=True), outcome="warned"),
     Row("denial.unlisted-identity", listed_stranger, outcome="warned"),
     Row(
@@ -270,6 +269,16 @@ ROWS: Final = (
     ),
     Row("cursor.matches-stream", other_consumer, outcome="warned"),
     Row("notify.early", through_a_middleman(swallows_advice=True), outcome="warned"),
+    Row(
+        "artifact.referenced",
+        both(
+            configured(ENTERPRISE, "peers_file", (TYPES, "artifacts: []")),
+            inputs((TYPES, "artifacts: []"), ("{batch-files: read, documents: read}", "{}")),
+        ),
+        "no type is allowed",
+        "not run",
+    ),
+    Row("artifact.fetched", lost_artifacts, outcome="warned"),
     Row("artifact.verified", spoilt_artifacts, outcome="warned"),
     Row("artifact.missing", stored_missing, outcome="warned"),
 )

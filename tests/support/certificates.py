@@ -189,6 +189,24 @@ def trust_of(
     )
 
 
+def made_again(old: x509.Certificate, key: ec.EllipticCurvePrivateKey, *more: x509.ExtensionType) -> x509.Certificate:
+    """The same certificate of the same issuer, with another serial number and further extensions."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(old.subject)
+        .issuer_name(old.issuer)
+        .public_key(old.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(old.not_valid_before_utc)
+        .not_valid_after(old.not_valid_after_utc)
+    )
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    for value in more:
+        builder = builder.add_extension(value, critical=False)
+    return builder.sign(key, SHA256())
+
+
 def openssl(folder: Path, *arguments: str) -> str:
     """What the real openssl prints for these arguments, run in this folder."""
     done = subprocess.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -22,6 +23,7 @@ from tests.support.patience import patience
 
 from bsfg.cli.local_client import LocalClient
 from bsfg.config.home import Home
+from bsfg.errors import BsfgError
 from bsfg.lab import held, processes, program
 from bsfg.lab.homes import ZONE_NAMES
 from bsfg.lab.processes import LabZone
@@ -36,6 +38,8 @@ INBOUND_STREAM: Final = "in_enterprise_facts_operational_g1"
 LINK: Final = ("--peer", ENTERPRISE, "--stream", OPERATIONAL)
 COMMAND_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.05
+ATTEMPTS_MAX: Final = 3
+ADDRESS_TAKEN: Final = "Address already in use"
 
 _Answer = TypeVar("_Answer")
 
@@ -295,13 +299,26 @@ class Lab:
 def running_lab(directory: Path, *, empty: bool = True) -> Iterator[Lab]:
     """A lab in a new folder; every process of it is gone at the end, whatever state a test left it in."""
     try:
-        processes.up(directory, empty=empty)
+        _up(directory, empty)
         lab = Lab(directory)
         # A test may break the configuration, so the addresses are read now.
         assert len(lab.zones) == len(ZONE_NAMES)
         yield lab
     finally:
         _take_down(directory)
+
+
+def _up(directory: Path, empty: bool) -> None:
+    """Another lab on this machine may take an address between its choice and its use; then one more try."""
+    for attempt in range(ATTEMPTS_MAX):
+        try:
+            processes.up(directory, empty=empty)
+            return
+        except BsfgError as error:
+            if ADDRESS_TAKEN not in str(error) or attempt == ATTEMPTS_MAX - 1:
+                raise
+            _take_down(directory)
+            shutil.rmtree(directory)
 
 
 def _take_down(directory: Path) -> None:

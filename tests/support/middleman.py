@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -127,10 +127,13 @@ def between(caller: Zone, peer: Zone, care: Carelessness) -> Iterator[str]:
         thread.join()
 
 
-def _run(loop: asyncio.AbstractEventLoop, serving: object) -> None:
-    with suppress(asyncio.CancelledError):
-        loop.run_until_complete(serving)  # type: ignore[arg-type]
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True))
+def _run(loop: asyncio.AbstractEventLoop, serving: Coroutine[None, None, None]) -> None:
+    loop.run_until_complete(serving)
+    loop.run_until_complete(_ended(asyncio.all_tasks(loop)))
     loop.close()
+
+
+async def _ended(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from typing import Final
 from bsfg.checks.model import RunRecord
 from bsfg.checks.record import RECORD_BYTES_MAX, decode, encode
 from bsfg.config.home import Home
+from bsfg.daemon.handoffs import runs_with_handoff
 from bsfg.errors import BsfgError, Code, StoreFull
 from bsfg.model.moment import NANOSECONDS
 from bsfg.substrates.private_files import private_folder, replace_private
@@ -22,6 +24,8 @@ RECORD_NAME: Final = "record.json"
 LOCK_NAME: Final = "lock"
 RECENT_MAX: Final = 20
 """How many runs are looked through for what may still stand."""
+KEPT_MAX: Final = 100
+"""How many runs of a peer are kept, beside those that a handoff refers to."""
 
 
 def folder(home: Home) -> Path:
@@ -50,12 +54,34 @@ def save(home: Home, record: RunRecord) -> Path:
 
 def recent(home: Home, peer: str) -> list[Path]:
     """The files of this peer's last runs, the newest first."""
+    paths = [run / RECORD_NAME for run in _runs(home, peer)]
+    return [path for path in paths if path.is_file()][:RECENT_MAX]
+
+
+def prune(home: Home, peer: str) -> int:
+    """Remove this peer's oldest runs; how many are gone.
+
+    Those that a handoff refers to stay, and all stay while a handoff can't be read: it may refer to any of them.
+    """
+    old = _runs(home, peer)[KEPT_MAX:]
     try:
-        names = sorted((path.name for path in folder(home).iterdir() if path.is_dir()), reverse=True)
+        referred = runs_with_handoff(home) if old else frozenset()
+    except BsfgError:
+        return 0
+    gone = [run for run in old if run.name not in referred]
+    for run in gone:
+        # What can't be removed today is in nobody's way until tomorrow.
+        shutil.rmtree(run, ignore_errors=True)
+    return len(gone)
+
+
+def _runs(home: Home, peer: str) -> list[Path]:
+    """The folders of this peer's runs, the newest first."""
+    try:
+        found = [path for path in folder(home).iterdir() if path.is_dir() and path.name[16:-4] == f"-{peer}-"]
     except FileNotFoundError:
         return []
-    paths = [folder(home) / name / RECORD_NAME for name in names if name[16:-4] == f"-{peer}-"]
-    return [path for path in paths if path.is_file()][:RECENT_MAX]
+    return sorted(found, reverse=True)
 
 
 def latest(home: Home, peer: str) -> RunRecord | None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from bsfg.checks import looks
-from bsfg.checks.check import Check, Context, Finding, excepted, failed, not_run, passed
+from bsfg.checks.check import Check, Context, Finding, excepted, failed, not_run, passed, step
 from bsfg.checks.model import Judgement, Severity, Side
 from bsfg.config.bringup import Word
 from bsfg.config.values import Durability, EmbeddedSubstrate, ExternalSubstrate
@@ -200,19 +200,6 @@ async def _readable(context: Context) -> Finding:
     return Finding(judge_readable(offered, [link.name.stream for link in context.links]), (evidence,))
 
 
-def _check(
-    section: str,
-    identifier: str,
-    title: str,
-    probe: Any,
-    hint: str,
-    requires: tuple[str, ...],
-    severity: Severity = Severity.WARN,
-    side: Side = Side.HERE,
-) -> Check:
-    return Check(identifier, section, title, severity, side, probe, hint, requires)
-
-
 VIEWED: Final = (
     "gateway.healthy",
     "access.peer-listed",
@@ -225,7 +212,7 @@ VIEWED: Final = (
 """What has to hold before the peer's word can be asked for at all."""
 
 CHECKS: Final[tuple[Check, ...]] = (
-    _check(
+    step(
         "4.1",
         "access.configuration-active",
         "the configuration on disk is what runs",
@@ -234,7 +221,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         ("gateway.healthy", "anchors.installed", "certificates.issued", "trust.own-identity"),
         Severity.HALT,
     ),
-    _check(
+    step(
         "4.1",
         "access.peer-listed",
         "the peer is in the running allow-list",
@@ -243,7 +230,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         ("gateway.healthy",),
         Severity.HALT,
     ),
-    _check(
+    step(
         "4.1",
         "access.peer-grants",
         "the peer grants us exactly what was approved",
@@ -252,7 +239,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         VIEWED,
         side=Side.PEER,
     ),
-    _check(
+    step(
         "4.2",
         "streams.exported",
         "every exported stream exists as configured",
@@ -260,7 +247,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         "bsfg stream info S; what would delete facts needs bsfg stream apply S --reason R",
         ("gateway.healthy",),
     ),
-    _check(
+    step(
         "4.2",
         "streams.replicas",
         "every exported stream has its replicas",
@@ -268,7 +255,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         "replicas: stands under substrate in config/zone.yaml; nats stream edit changes an existing stream",
         ("streams.exported",),
     ),
-    _check(
+    step(
         "4.2",
         "streams.durability",
         "an acknowledged fact is as durable as configured",
@@ -276,7 +263,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         "set sync_interval: always on every nats-server, or write durability: lazy and have it approved",
         ("streams.exported",),
     ),
-    _check(
+    step(
         "4.2",
         "streams.peer-durability",
         "what the peer exports to us is durable",
@@ -286,7 +273,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         side=Side.PEER,
     ),
 )
-READABLE: Final = _check(
+READABLE: Final = step(
     "6.2",
     "access.streams-readable",
     "the peer lets us read every stream that we import",

@@ -104,6 +104,23 @@ class Check:
     """How long its result may stand for a later run's."""
 
 
+def step(
+    section: str,
+    identifier: str,
+    title: str,
+    probe: Probe,
+    hint: str,
+    requires: tuple[str, ...],
+    severity: Severity = Severity.WARN,
+    side: Side = Side.HERE,
+    *,
+    changes: bool = False,
+    seconds: float = PROBE_SECONDS,
+) -> Check:
+    """A check in the order in which the runbook is read; a warning about this zone unless it says otherwise."""
+    return Check(identifier, section, title, severity, side, probe, hint, requires, changes, seconds=seconds)
+
+
 def passed(summary: str) -> Judgement:
     return Judgement(Outcome.PASSED, summary)
 

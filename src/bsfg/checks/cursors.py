@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Any, Final
 
 from bsfg.checks import looks
-from bsfg.checks.check import Check, Context, Finding, excepted, failed, passed
-from bsfg.checks.model import Judgement, Outcome, Severity, Side
+from bsfg.checks.check import Check, Context, Finding, excepted, failed, passed, step
+from bsfg.checks.model import Judgement, Outcome, Severity
 from bsfg.config.values import LinkConfig
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import InitMode, StartKind, parse_init_mode
@@ -304,21 +304,8 @@ async def _inbound(context: Context, link: LinkConfig) -> Row:
     return row
 
 
-def _check(
-    section: str,
-    identifier: str,
-    title: str,
-    probe: Any,
-    hint: str,
-    requires: tuple[str, ...],
-    severity: Severity = Severity.WARN,
-    **more: Any,
-) -> Check:
-    return Check(identifier, section, title, severity, Side.HERE, probe, hint, requires, **more)
-
-
 POLICY: Final[tuple[Check, ...]] = (
-    _check(
+    step(
         "5.1",
         "cursors.preview",
         "what each link would replay is known",
@@ -326,7 +313,7 @@ POLICY: Final[tuple[Check, ...]] = (
         "bsfg fetch --dry-run says what each mode would replay",
         ("access.peer-grants",),
     ),
-    _check(
+    step(
         "5.2",
         "cursors.policy",
         "every imported stream has a cursor policy",
@@ -335,7 +322,7 @@ POLICY: Final[tuple[Check, ...]] = (
         ("inputs.authorization-matrix",),
         Severity.HALT,
     ),
-    _check(
+    step(
         "5.2",
         "cursors.required-history",
         "no link starts later than the required history allows",
@@ -344,7 +331,7 @@ POLICY: Final[tuple[Check, ...]] = (
         ("gateway.healthy", "access.configuration-active", "access.peer-listed"),
         Severity.HALT,
     ),
-    _check(
+    step(
         "5.3",
         "cursors.overrides",
         "every override has its justification",
@@ -354,7 +341,7 @@ POLICY: Final[tuple[Check, ...]] = (
     ),
 )
 FETCH: Final[tuple[Check, ...]] = (
-    _check(
+    step(
         "6.3",
         "fetch.first",
         "the first fetch brings facts",
@@ -365,7 +352,7 @@ FETCH: Final[tuple[Check, ...]] = (
         changes=True,
         seconds=300.0,
     ),
-    _check(
+    step(
         "6.4",
         "fetch.durable",
         "fetched facts are durably here and the cursor has advanced",
@@ -373,7 +360,7 @@ FETCH: Final[tuple[Check, ...]] = (
         "bsfg stream info S --peer P beside bsfg cursor query",
         ("fetch.first",),
     ),
-    _check(
+    step(
         "6.5",
         "cursor.matches-stream",
         "cursor, inbound stream and local consumer agree",
@@ -381,7 +368,7 @@ FETCH: Final[tuple[Check, ...]] = (
         "bsfg cursor query, bsfg stream info and bsfg consumer info, each with --peer and --stream",
         ("fetch.first",),
     ),
-    _check(
+    step(
         "6.5",
         "cursor.monotonic",
         "cursors only advance",

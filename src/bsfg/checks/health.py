@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from bsfg.checks import looks
 from bsfg.checks.access import VIEWED
-from bsfg.checks.check import Check, Context, Finding, excepted, failed, not_run, passed
+from bsfg.checks.check import Check, Context, Finding, excepted, failed, not_run, passed, step
 from bsfg.checks.denial import HEALTH, OK, shown
 from bsfg.checks.model import Judgement, Severity, Side
 from bsfg.checks.surroundings import Reply
@@ -125,31 +125,24 @@ async def _signals(context: Context) -> Finding:
     return Finding(judge_signals(text, families), (evidence,))
 
 
-def _check(
-    section: str, identifier: str, title: str, probe: Any, hint: str, requires: tuple[str, ...], side: Side,
-    severity: Severity = Severity.WARN, seconds: float = 30.0,
-) -> Check:  # fmt: skip
-    return Check(identifier, section, title, severity, side, probe, hint, requires, seconds=seconds)
-
-
 CHECKS: Final[tuple[Check, ...]] = (
-    _check(
+    step(
         "6.1", "health.peer", "the peer answers our health check over mutual TLS", _health,
-        "bsfg peer check; the peer's log says whom it refused, and why", VIEWED, Side.BOTH, Severity.HALT,
+        "bsfg peer check; the peer's log says whom it refused, and why", VIEWED, Severity.HALT, Side.BOTH,
     ),
-    _check(
+    step(
         "6.1", "health.peer-reaches-us", "the peer reaches us", _reaches_us,
         "the peer's operator runs bsfg peer check; endpoint: in its config/peers.yaml must lead here",
-        ("health.peer",), Side.PEER, Severity.HALT,
+        ("health.peer",), Severity.HALT, Side.PEER,
     ),
 )  # fmt: skip
-ADVICE: Final = _check(
+ADVICE: Final = step(
     "6.6", "notify.early", "advice brings the peer's next fetch forward", _advice,
     "facts still come by polling; bsfg admin notify shows what the peer answers",
-    ("health.peer", "gateway.healthy"), Side.BOTH, seconds=60.0,
+    ("health.peer", "gateway.healthy"), side=Side.BOTH, seconds=60.0,
 )  # fmt: skip
-SIGNALS: Final = _check(
+SIGNALS: Final = step(
     "9", "signals.visible", "lag, backlog and refusals are visible in our metrics", _signals,
     "curl http://<local>/metrics; deploy/prometheus/bsfg.rules.yml has the alerts",
-    ("gateway.healthy",), Side.HERE,
+    ("gateway.healthy",),
 )  # fmt: skip

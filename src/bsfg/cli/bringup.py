@@ -131,6 +131,7 @@ async def _run(
         policies={},
         approver=inputs.approver.by if inputs.approver else None,
     )
+    run_records.prune(configuration.paths, peer.id)
     printed = bringup_screens.Progress(wishes.output)
 
     def report(result: CheckResult) -> None:

@@ -306,6 +306,9 @@ class Generations:
     async def _compare(self, build: Build) -> None:
         """Hold what both generations have of the epoch against each other; refuses to go on where they differ."""
         name, plan = build.name, build.plan
+        if plan.kept is not None:
+            # What is taken over is what was in force, and all of it is proved against the sender.
+            return
         if build.comparison.is_begun:
             await build.comparison.advance()
         elif (before := await self.store.inbound.in_force(name)) is not None:

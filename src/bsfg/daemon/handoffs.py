@@ -124,6 +124,13 @@ def list_handoffs(home: Home) -> Iterator[dict[str, Any]]:
         }
 
 
+def runs_with_handoff(home: Home) -> frozenset[str]:
+    """The runs that this home's handoffs refer to; ``CONFIGURATION`` or ``BAD_ANSWER`` where one can't be read."""
+    folder = home.data / HANDOFFS
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return frozenset(side.run for path in paths for side in read_record(path).sides)
+
+
 def read_record(path: Path) -> Handoff:
     """The document of a handoff's folder, not verified."""
     return decode_handoff(_record_bytes(path / RECORD), str(path / RECORD))

@@ -119,21 +119,23 @@ class StagedWriting:
         self._commit = commit
         self._resumed_bytes = file.size
         self._pieces: list[bytes] = []
-        self._buffered = 0
+        self._collected = 0
+        self._appending: asyncio.Task[None] | None = None
+        """What was collected before, on its way into the file."""
         self._reserved = file.size
         self._has_ended = False
 
     @property
     def size(self) -> int:
-        return self.file.size + self._buffered
+        return self._reserved
 
     async def write(self, piece: bytes) -> None:
         self._staging.take_room(self.owner, len(piece))
         self._reserved += len(piece)
         self._pieces.append(piece)
-        self._buffered += len(piece)
-        if self._buffered >= BUFFER_BYTES:
-            await self._flush()
+        self._collected += len(piece)
+        if self._collected >= BUFFER_BYTES:
+            await self._append()
 
     async def finish(
         self, uri: ArtifactUri, *, media_type: str | None, expected: ArtifactReference | None
@@ -172,13 +174,31 @@ class StagedWriting:
         if self._has_ended:
             return
         self._pieces.clear()
+        with suppress(BsfgError):
+            await self._appended()
         await asyncio.to_thread(self.file.remove)
         self._end()
 
     async def _flush(self) -> None:
-        pieces, self._pieces, self._buffered = self._pieces, [], 0
+        await self._append()
+        await self._appended()
+
+    async def _append(self) -> None:
+        """What was collected is on its way into the file: it is hashed and written while the next comes."""
+        await self._appended()
+        pieces, self._pieces, self._collected = self._pieces, [], 0
         if pieces:
-            await asyncio.to_thread(self.file.append, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._appending = asyncio.create_task(asyncio.to_thread(self.file.append, content))
+
+    async def _appended(self) -> None:
+        """What was on its way is in the file; raises what went wrong with it, once."""
+        appending = self._appending
+        if appending is not None:
+            # A writing that is given up meanwhile is kept with all of it, or with none.
+            await asyncio.wait({appending})
+            self._appending = None
+            appending.result()
 
     async def _refuse(self, found: ArtifactReference, expected: ArtifactReference) -> ArtifactCorrupt:
         kept = await asyncio.to_thread(self._staging.set_aside, self.file, expected.sha256)

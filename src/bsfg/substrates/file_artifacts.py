@@ -24,7 +24,7 @@ from bsfg.substrates.staged_artifacts import Report, StagedArtifactStore
 
 OBJECTS: Final = "objects"
 NAMES: Final = "names"
-PIECE_BYTES: Final = 256 * 1024
+PIECE_BYTES: Final = 1024 * 1024
 ROWS_AT_ONCE: Final = 256
 
 

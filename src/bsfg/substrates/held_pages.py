@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, cast
 
 from bsfg.errors import SubstrateUnavailable
 from bsfg.model.cursor import LinkName
-from bsfg.model.fact import ORIGIN_HEADER, Fact
+from bsfg.model.fact import ORIGIN_HEADER, Fact, origin_block
 from bsfg.model.facts import Facts
 from bsfg.model.moment import parse_time
 from bsfg.substrates.inbound_tip import origin_fact
@@ -26,8 +26,11 @@ SECONDS_CACHED_MAX: Final = 4_096
 
 _BEGINNING: Final = rb"(?:\A|(?<=\r\n\r\n))NATS/1\.0\r\n(?:Nats-.*+(?<=\r)\n)*+"
 """The beginning of a raw header, and what the server leaves in it; an empty line ends each header and is in none."""
-_END: Final = rb"([0-9]++) [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]++Z\r\n\r\n"
-_TIMED_END: Final = rb"([0-9]++) ([0-9-]{10}T[0-9:]{8})\.([0-9]{9})Z\r\n\r\n"
+_OWN: Final = rb"\r\n((?:[^\r\n]++\r\n)*+)\r\n"
+"""The producer's own headers behind the coordinates."""
+_END: Final = rb"([0-9]++) [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]++Z" + _OWN
+_TIMED_END: Final = rb"([0-9]++) ([0-9-]{10}T[0-9:]{8})\.([0-9]{9})Z" + _OWN
+_MARK: Final = f"{ORIGIN_HEADER}: ".encode()
 NO_FACTS: Final = Facts([], [], [], [], [])
 
 
@@ -105,25 +108,23 @@ class PageReading:
     def page(self, run: Messages, last: int) -> HeldPage:
         """These messages with the places at which they lie."""
         place = places_of(run)
-        if place.last <= last and run.headers:
-            # Where no fact has a header of its own, one look finds the sequences of all.
-            found = self._plain.findall(b"".join(run.headers))
+        if place.last <= last and (found := _coordinates(run, self._plain)):
             nats_subjects, local_sequences = _columns(run, place)
-            if (subjects := self._known(nats_subjects)) and len(found) == len(run.headers):
-                return _plain_page(run, place, list(map(int, found)), subjects, local_sequences)
+            if subjects := self._known(nats_subjects):
+                sequences, own = zip(*found, strict=True)
+                return _quick_page(run, place, sequences, subjects, local_sequences, own)
         return self._page(run, last, has_places=True)
 
     def copies(self, run: Messages, last: int) -> HeldPage:
         """These messages with the times of their origin."""
         place = places_of(run)
-        if place.last <= last and run.headers:
-            found = self._timed.findall(b"".join(run.headers))
+        if place.last <= last and (found := _coordinates(run, self._timed)):
             nats_subjects, _ = _columns(run, place)
-            if (subjects := self._known(nats_subjects)) and len(found) == len(run.headers):
-                sequences, seconds, fractions = zip(*found, strict=True)
+            if subjects := self._known(nats_subjects):
+                sequences, seconds, fractions, own = zip(*found, strict=True)
                 with contextlib.suppress(ValueError):
                     times = list(map(add, map(self._seconds.__getitem__, seconds), map(int, fractions)))
-                    return _plain_page(run, place, list(map(int, sequences)), subjects, times)
+                    return _quick_page(run, place, sequences, subjects, times, own)
         return self._page(run, last, has_places=False)
 
     def _known(self, nats_subjects: list[bytes]) -> list[str]:
@@ -179,13 +180,25 @@ def _columns(run: Messages, place: Places) -> tuple[list[bytes], list[int]]:
     return found.subjects, found.sequences
 
 
-def _plain_page(
-    run: Messages, place: Places, sequences: list[int], subjects: list[str], times: list[int]
+def _coordinates(run: Messages, pattern: re.Pattern[bytes]) -> list[tuple[bytes, ...]]:
+    """What one look finds in the headers of all; nothing unless each has coordinates of ours, once, in their place."""
+    text = b"".join(run.headers)
+    found = pattern.findall(text)
+    return found if len(found) == len(run.headers) == text.count(_MARK) else []
+
+
+def _quick_page(
+    run: Messages,
+    place: Places,
+    sequences: tuple[bytes, ...],
+    subjects: list[str],
+    times: list[int],
+    own: tuple[bytes, ...],
 ) -> HeldPage:
-    """Facts without headers of their own."""
-    return HeldPage(
-        Facts(sequences, subjects, times, [b""] * len(sequences), run.payloads), through=place.last
-    )
+    headers = [b""] * len(own)
+    if any(own):
+        headers = [origin_block(raw) if rest else b"" for raw, rest in zip(run.headers, own, strict=True)]
+    return HeldPage(Facts(list(map(int, sequences)), subjects, times, headers, run.payloads), through=place.last)
 
 
 class _Seconds(dict[bytes, int]):

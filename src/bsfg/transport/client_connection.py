@@ -131,7 +131,6 @@ class PeerConnection:
         snapshot = self._access.current
         snapshot.demand(self._endpoint.peer, None, self._clock.now())
         pool = await self._pool_under(snapshot)
-        changing = asyncio.create_task(self._changed(pool))
         began = self._clock.monotonic()
         try:
             async with self._request(pool, question, total_seconds=None) as response:
@@ -141,31 +140,26 @@ class PeerConnection:
                 check_head(response, question)
                 while True:
                     coming = next_part(response.content, encoding_of(response))
-                    body = await self._part_while_trusted(changing, coming)
+                    body = await self._part_while_trusted(pool, coming)
                     if body is None:
                         return
                     yield Answer(response.status, response.content_type, None, body)
         except EXCHANGE_ERRORS as error:
             raise self._failure(error, began) from error
-        finally:
-            changing.cancel()
 
     async def _part_while_trusted(
-        self, changing: asyncio.Task[None], coming: Coroutine[Any, Any, bytes | None]
+        self, pool: _Pool, coming: Coroutine[Any, Any, bytes | None]
     ) -> bytes | None:
-        part = asyncio.create_task(coming)
-        try:
+        part = None
+        with self._while_holding(pool):
             async with asyncio.timeout(self._limits.answer_seconds):
-                await asyncio.wait({part, changing}, return_when=asyncio.FIRST_COMPLETED)
-            if not part.done() or changing.done():
-                raise PeerUnreachable(
-                    f"the answer of peer {self._endpoint.peer} was given up: the configuration has changed",
-                    reason="reloading",
-                )
-            return part.result()
-        finally:
-            part.cancel()
-            await asyncio.gather(part, return_exceptions=True)
+                part = await coming
+        if not self._holds(pool, self._access.current):
+            raise PeerUnreachable(
+                f"the answer of peer {self._endpoint.peer} was given up: the configuration has changed",
+                reason="reloading",
+            )
+        return part
 
     @asynccontextmanager
     async def answering(self, question: Question) -> AsyncIterator[tuple[aiohttp.ClientResponse, Await]]:
@@ -177,15 +171,12 @@ class PeerConnection:
         snapshot = self._access.current
         snapshot.demand(self._endpoint.peer, None, self._clock.now())
         pool = await self._pool_under(snapshot)
-        changing = asyncio.create_task(self._changed(pool))
         began = self._clock.monotonic()
         try:
             async with self._request(pool, question, total_seconds=None) as response:
-                yield response, partial(self._part_while_trusted, changing)
+                yield response, partial(self._part_while_trusted, pool)
         except EXCHANGE_ERRORS as error:
             raise self._failure(error, began) from error
-        finally:
-            changing.cancel()
 
     async def close(self) -> None:
         """Nothing of it stays open."""
@@ -255,11 +246,6 @@ class PeerConnection:
             finally:
                 if is_broken_off:
                     task.uncancel()
-
-    async def _changed(self, pool: _Pool) -> None:
-        snapshot = self._access.current
-        while self._holds(pool, snapshot):
-            snapshot = await self._access.changed_since(snapshot.generation)
 
     def _holds(self, pool: _Pool, snapshot: AccessSnapshot) -> bool:
         try:

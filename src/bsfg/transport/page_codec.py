@@ -14,11 +14,11 @@ import base64
 import binascii
 import json
 import struct
-import zlib
 from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
+from isal.isal_zlib import crc32
 
 from bsfg.model.cursor import Cursor
 from bsfg.model.fact import HEADERS_BYTES_MAX, PAYLOAD_BYTES_MAX, Fact, digest, header_pairs, join_headers
@@ -127,7 +127,7 @@ def encode(page: Page) -> bytearray:
         _FRAME.size,
     )
     with memoryview(frame) as view:
-        checksum = zlib.crc32(view[_FRAME.size :])
+        checksum = crc32(view[_FRAME.size :])
     _FRAME.pack_into(frame, 0, _MAGIC, len(frame) - _FRAME.size, checksum)
     return frame
 
@@ -191,7 +191,7 @@ def _decode_at(view: memoryview, position: int, request: FetchRequest) -> tuple[
     if length > frame_bytes_max(request.limits) or length > len(view) - start:
         raise bad_answer(f"the page says {length} bytes, where {len(view) - start} follow")
     body = view[start : start + length]
-    if zlib.crc32(body) != checksum:
+    if crc32(body) != checksum:
         raise bad_answer("the page's checksum is wrong")
     return validate_page(_unpack(body), request), start + length
 

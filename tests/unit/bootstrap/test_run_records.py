@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.support.run_records import build_homes, run_record
 
 from bsfg.bootstrap import run_records
 from bsfg.checks.model import CheckResult, Evidence, Outcome, RunRecord, Severity, Side, Waiver
 from bsfg.config.home import Home
+from bsfg.daemon.handoffs import write_handoff
 from bsfg.errors import BsfgError, Code
 
 RESULT: Final = CheckResult(
@@ -81,3 +84,37 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
         assert caught.value.code is Code.UNAVAILABLE
     with run_records.claim(home):
         pass
+
+
+def _many(home: Home, count: int, peer: str = "hq") -> list[str]:
+    """Runs of this peer, the oldest first."""
+    names = [f"20260101T0000{number:02}Z-{peer}-0000" for number in range(count)]
+    for name in names:
+        run_records.save(home, replace(RECORD, run=name, peer=peer))
+    return names
+
+
+def test_old_runs_go_but_those_that_a_handoff_refers_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_records, "KEPT_MAX", 3)
+    zone = build_homes(tmp_path)["enterprise"]
+    record = replace(run_record(), run="20251231T000000Z-plant-a-0000")
+    run_records.save(zone, record)
+    write_handoff(zone, record, time.time_ns())
+    names, others = _many(zone, 5, "plant-a"), _many(zone, 5, "hq")
+    assert run_records.prune(zone, "plant-a") == 2
+    kept = sorted(path.name for path in run_records.folder(zone).iterdir())
+    assert kept == sorted([record.run, *names[2:], *others])
+    assert run_records.prune(zone, "plant-a") == 0
+
+
+def test_every_run_stays_while_a_handoff_can_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_records, "KEPT_MAX", 1)
+    home = Home(tmp_path)
+    _many(home, 3)
+    spoilt = home.data / "handoff" / "20260101T000000.000Z-hq"
+    spoilt.mkdir(parents=True)
+    assert run_records.prune(home, "hq") == 0
+    spoilt.rmdir()
+    assert run_records.prune(home, "hq") == 2

@@ -7,6 +7,7 @@ from typing import Final
 import pytest
 
 from bsfg.model.cursor import LinkName
+from bsfg.model.moment import parse_time
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.held_pages import HeldPage, PageReading, joined, places_of
 from bsfg.substrates.nats_frames import FrameParser, Messages
@@ -40,6 +41,10 @@ def read(*runs: Messages, last: int = LAST) -> HeldPage:
     (run,) = runs
     before, again = reading.page(run, last), reading.page(run, last)
     assert before == again
+    copies = reading.copies(run, last)
+    assert copies == PageReading(LINK, 1, EPOCH, frozenset({"f" * 16})).copies(run, last)
+    assert copies.facts.times == [parse_time(TIME)] * len(again.facts)
+    assert (copies.facts.sequences, copies.facts.headers) == (again.facts.sequences, again.facts.headers)
     return again
 
 
@@ -77,6 +82,7 @@ def test_what_lies_behind_the_end_is_left_out() -> None:
         origin(5, time="yesterday"),
         origin(5, behind=origin(6).split("\r\n", 1)[1]),
         origin(5, epoch="a" * 16),
+        origin(5, behind=origin(6).split("\r\n", 1)[1].strip() + "\r\n"),
         "NATS/1.0\r\nNats-A: x\nBsfg-Origin: enterprise facts.operational " + f"{EPOCH} 5 {TIME}\r\n\r\n",
         "NATS/1.0\r\nX: y\r\n\r\n",
     ],
@@ -94,6 +100,8 @@ def test_facts_of_an_earlier_epoch_are_counted() -> None:
 def test_a_producers_header_is_a_part_of_the_fact() -> None:
     page = read(*messages((4, origin(4)), (5, origin(5, before="Nats-A: b\r\n", behind="Tone: c\r\n"))))
     assert page.facts.headers == [b"", b"Tone: c\r\n"]
+    page = read(*messages((4, origin(4)), (5, origin(5, behind="Bsfg-Message-Id: a-1\r\nNats-B: c\r\n"))))
+    assert page.facts.headers == [b"", b"Nats-Msg-Id: a-1\r\n"]
 
 
 def test_a_value_that_looks_like_the_beginning_of_a_header_is_a_value() -> None:
