@@ -110,5 +110,6 @@ def test_a_backfill_and_a_comparison(lab: Lab) -> None:
     compared = at_a_terminal(plant, "verify", *LINK, "--output", "json")
     assert compared.json["identical"] and compared.json["facts"] >= FACTS
     assert f"comparing {ENTERPRISE}/{OPERATIONAL}" in compared.terminal
-    assert f"/{FACTS}" in compared.terminal and "facts/s" in compared.terminal
+    # A rate takes two looks some time apart; a comparison on a fast machine is over by then.
+    assert f"/{FACTS}" in compared.terminal
     assert quietly(plant, "verify", *LINK)["digest"] == compared.json["digest"]
