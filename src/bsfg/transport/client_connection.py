@@ -151,9 +151,12 @@ class PeerConnection:
         self, pool: _Pool, coming: Coroutine[Any, Any, bytes | None]
     ) -> bytes | None:
         part = None
-        with self._while_holding(pool):
-            async with asyncio.timeout(self._limits.answer_seconds):
-                part = await coming
+        if self._holds(pool, self._access.current):
+            with self._while_holding(pool):
+                async with asyncio.timeout(self._limits.answer_seconds):
+                    part = await coming
+        else:
+            coming.close()
         if not self._holds(pool, self._access.current):
             raise PeerUnreachable(
                 f"the answer of peer {self._endpoint.peer} was given up: the configuration has changed",
@@ -215,6 +218,8 @@ class PeerConnection:
 
     async def _ask_while_trusted(self, pool: _Pool, question: Question) -> Answer | None:
         """The answer; None if trust or the peer's standing changed before it was whole."""
+        if not self._holds(pool, self._access.current):
+            return None
         answer = None
         with self._while_holding(pool):
             try:
@@ -226,7 +231,10 @@ class PeerConnection:
 
     @contextmanager
     def _while_holding(self, pool: _Pool) -> Iterator[None]:
-        """What is awaited in the block is broken off, and the block left, once the pool holds no more."""
+        """What is awaited in the block is broken off, and the block left, once the pool holds no more.
+
+        Only changes within the block are noticed: whoever enters it has seen that the pool holds.
+        """
         task = asyncio.current_task()
         assert task is not None
         cancelling, is_broken_off = task.cancelling(), False

@@ -280,6 +280,27 @@ async def test_who_asked_ends_when_told_to_together_with_a_change_of_trust(sende
             await asyncio.wait_for(polling, 2)
 
 
+@pytest.mark.parametrize("is_trusted", [True, False])
+async def test_a_change_between_two_parts_of_an_answer_ends_it(sender: Sender, is_trusted: bool) -> None:
+    """Nobody is awaiting a part at that moment; the next one is not waited for (I34)."""
+    access = receiver_access(sender.pki)
+
+    async def part() -> bytes | None:
+        await asyncio.sleep(0.3)
+        return b"part"
+
+    async with asking(sender, access) as client:
+        await client.health()
+        connection = client._connection
+        assert connection._pool is not None
+        assert await connection._part_while_trusted(connection._pool, part()) == b"part"
+        if not is_trusted:
+            access.swap(trust=sender.pki.receiver_trust())
+        asked = asyncio.wait_for(connection._part_while_trusted(connection._pool, part()), 0.2)
+        with pytest.raises(TimeoutError if is_trusted else PeerUnreachable):
+            await asked
+
+
 @pytest.mark.parametrize("is_known", [False, True])
 async def test_a_held_poll_ends_when_we_no_longer_trust_the_peer(pki: Pki, sender: Sender, is_known: bool) -> None:
     access = receiver_access(pki)
