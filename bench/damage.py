@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-
 from bsfg.lab.stores import Store
 
 PAGE_MESSAGES: Final = 1_000
 READ_SECONDS: Final = 30.0
-IDLE_SECONDS: Final = 30.0
 
 Message = tuple[str, bytes, dict[str, str] | None]
 
@@ -50,14 +47,7 @@ async def rewrite(store: Store, stream: str, damage: Damage) -> None:
     state = (await jetstream.stream_info(stream)).state
     one, other = damage.swapped
     aside = {place: await _message(store, stream, place) for place in damage.swapped}
-    config = ConsumerConfig(
-        ack_policy=AckPolicy.NONE,
-        deliver_policy=DeliverPolicy.ALL,
-        mem_storage=True,
-        inactive_threshold=IDLE_SECONDS,
-    )
-    consumer = await jetstream.add_consumer(stream, config)
-    subscription = await jetstream.pull_subscribe_bind(consumer=consumer.name, stream=stream)
+    subscription = await store.from_beginning(stream)
     place = 0
     while place < state.last_seq:
         wanted = min(PAGE_MESSAGES, state.last_seq - place)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 from tests.faults.producer import Producer, payload_of
 from tests.support.lab_zones import Zone
@@ -21,7 +20,6 @@ from bsfg.model.names import inbound_physical, parse_stream, parse_zone, physica
 FETCH: Final = 2_000
 FETCH_SECONDS: Final = 10.0
 NAMED_MAX: Final = 5
-IDLE_SECONDS: Final = 30.0
 
 Row = tuple[int, bytes]
 """A fact in a stream: its sequence at the source, and its payload."""
@@ -157,16 +155,8 @@ async def _read(zone: Zone, name: str, *, is_inbound: bool) -> list[Row]:
 
 
 async def _read_all(store: Store, name: str, is_inbound: bool) -> list[Row]:
-    jetstream = store.client.jetstream()
     expected = (await store.state(name)).messages
-    config = ConsumerConfig(
-        ack_policy=AckPolicy.NONE,
-        deliver_policy=DeliverPolicy.ALL,
-        mem_storage=True,
-        inactive_threshold=IDLE_SECONDS,
-    )
-    consumer = await jetstream.add_consumer(name, config)
-    subscription = await jetstream.pull_subscribe_bind(consumer=consumer.name, stream=name)
+    subscription = await store.from_beginning(name)
     rows: list[Row] = []
     while len(rows) < expected:
         for message in await subscription.fetch(min(FETCH, expected - len(rows)), timeout=FETCH_SECONDS):

@@ -15,6 +15,7 @@ from bsfg.bootstrap.artifacts import local_routes, open_artifacts
 from bsfg.bootstrap.listeners import open_appends, open_listener, open_local
 from bsfg.bootstrap.page import open_page
 from bsfg.bootstrap.parts import assemble
+from bsfg.bootstrap.process import prepare_process
 from bsfg.bootstrap.retrieval import open_retrieval
 from bsfg.bootstrap.store import open_store
 from bsfg.bootstrap.trust import build_trust
@@ -35,13 +36,7 @@ from bsfg.daemon.operations import Operations
 from bsfg.daemon.peer_view import PeerViews, Scrapes
 from bsfg.daemon.reload import Reloader
 from bsfg.daemon.stream_operations import LocalStore
-from bsfg.daemon.system import (
-    SystemClock,
-    keep_freed_memory,
-    notify_systemd,
-    spare_collections,
-    watchdog_seconds,
-)
+from bsfg.daemon.system import SystemClock, notify_systemd, watchdog_seconds
 from bsfg.daemon.telemetry import Telemetry
 from bsfg.daemon.timeline import Timeline
 from bsfg.daemon.verify_operations import Verifications
@@ -50,7 +45,6 @@ from bsfg.substrates.consumers import LocalAccess
 from bsfg.substrates.inbound_scan import InboundScan
 from bsfg.transport.access import Access
 from bsfg.transport.notify_route import Attention
-from bsfg.transport.tls_buffers import spare_tls_buffers
 
 
 def serve(home: Path, *, allow_root: bool) -> int:
@@ -58,9 +52,7 @@ def serve(home: Path, *, allow_root: bool) -> int:
     configuration = load(home)
     _refuse_root(configuration, allow_root=allow_root)
     failpoints.arm(os.environ.get(failpoints.VARIABLE), is_lab=configuration.zone.lab)
-    spare_collections()
-    keep_freed_memory()
-    spare_tls_buffers()
+    prepare_process()
     asyncio.run(_run(configuration))
     return EXIT_DONE
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Final
 
 from bsfg.bootstrap.links import external_target, inbound_log, make_client
+from bsfg.bootstrap.process import prepare_process
 from bsfg.config.home import Home
 from bsfg.config.values import ExternalSubstrate
 from bsfg.daemon import failpoints
@@ -25,7 +26,7 @@ from bsfg.daemon.journal import forward_libraries
 from bsfg.daemon.link_worker import LinkWorker, PeerClients
 from bsfg.daemon.links import LinkMeans, LinkSupervisor
 from bsfg.daemon.recent_marks import RecentMarks
-from bsfg.daemon.system import SystemClock, keep_freed_memory, spare_collections
+from bsfg.daemon.system import SystemClock
 from bsfg.daemon.worker_channel import Channel
 from bsfg.daemon.worker_reports import ReportingGuard, Reports
 from bsfg.daemon.worker_words import Beginning, Orders
@@ -36,7 +37,6 @@ from bsfg.substrates.nats_target import NatsTarget
 from bsfg.substrates.quarantine import FileQuarantine
 from bsfg.transport.access import Access
 from bsfg.transport.resolver import NameResolver
-from bsfg.transport.tls_buffers import spare_tls_buffers
 from bsfg.transport.trust import TrustStore
 
 END_SECONDS_MAX: Final = 5
@@ -49,9 +49,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
-    spare_collections()
-    keep_freed_memory()
-    spare_tls_buffers()
+    prepare_process()
     asyncio.run(_run(socket.socket(fileno=descriptor)))
 
 

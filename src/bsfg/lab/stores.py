@@ -14,6 +14,7 @@ import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
@@ -70,10 +71,9 @@ class Store:
         created = found.created.isoformat() if found.created else ""
         return StreamState(found.state.messages, found.state.last_seq, created)
 
-    async def read_all(self, stream: str) -> list[StoredMessage]:
-        """Every message of a stream, in order."""
+    async def from_beginning(self, stream: str) -> JetStreamContext.PullSubscription:
+        """A reader of a stream from its first message on; unsubscribe it in the end."""
         jetstream = self.client.jetstream()
-        expected = (await self.state(stream)).messages
         config = ConsumerConfig(
             ack_policy=AckPolicy.NONE,
             deliver_policy=DeliverPolicy.ALL,
@@ -81,7 +81,12 @@ class Store:
             inactive_threshold=CONSUMER_IDLE_SECONDS,
         )
         consumer = await jetstream.add_consumer(stream, config)
-        subscription = await jetstream.pull_subscribe_bind(consumer=consumer.name, stream=stream)
+        return await jetstream.pull_subscribe_bind(consumer=consumer.name, stream=stream)
+
+    async def read_all(self, stream: str) -> list[StoredMessage]:
+        """Every message of a stream, in order."""
+        expected = (await self.state(stream)).messages
+        subscription = await self.from_beginning(stream)
         messages: list[StoredMessage] = []
         try:
             while len(messages) < expected:

@@ -32,6 +32,7 @@ _TIME_BYTES: Final = len("1970-01-01T00:00:00.000000000Z\r\n")
 """Of a header, what stands behind its sequence and a space."""
 LENGTHS_CACHED_MAX: Final = 4_096
 
+
 class Strategy(Enum):
     """How the server is made to store a chunk as a prefix.
 

@@ -14,7 +14,6 @@ SECONDS_AT_ONCE_MAX: Final = 8
 """Each second among the times of a page takes a look through all of them."""
 
 _SECOND_CHARACTERS: Final = len("1970-01-01T00:00:00.")
-_FRACTION_DIGITS: Final = 9
 _TEN_DIGITS: Final = range(10**9, 10**10)
 _BETWEEN: Final = b"\0"
 """Stands in none of the texts around the numbers."""
