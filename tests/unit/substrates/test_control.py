@@ -204,7 +204,7 @@ async def test_the_right_seed_is_let_in_and_another_is_not(tmp_path: Path) -> No
         await control.close()
         for target in (NatsTarget((server.url,), seed_file=wrong), NatsTarget((server.url,))):
             with pytest.raises(SubstrateUnavailable, match=r"(?i)authorization"):
-                await Control.open(target, name="test", timeout_seconds=1.0)
+                await Control.open(target, name="test", timeout_seconds=3.0)
 
 
 async def test_a_seed_file_that_is_missing_does_not_end_the_trying(tmp_path: Path) -> None:
