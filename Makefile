@@ -9,6 +9,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 BUDGET := 300
 
+# Compiled modules are kept, whatever the environment says: each of the many processes of a lab would compile all anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install demo setup-tests test test-slow simulate fuzz check bench bench-neighbours bench-idle artifact-heavy \
 	verify-heavy faults lock clean
 .DELETE_ON_ERROR:
@@ -105,6 +108,7 @@ $(VENV)/.runtime-installed: $(VENV)/.created requirements-build.lock requirement
 	@$(PIP) install --require-hashes --requirement requirements-build.lock
 	@$(PIP) install --require-hashes --no-build-isolation --requirement requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 $(VENV)/.development-installed: $(VENV)/.runtime-installed requirements-dev.lock
