@@ -72,7 +72,7 @@ def test_what_is_under_way_when_the_store_returns_is_taken_back() -> None:
 @pytest.mark.parametrize("phase", [Phase.RESTING, Phase.PARTITIONED, Phase.HALTED])
 def test_a_link_that_waits_for_an_outside_word_is_not_moved_by_its_store(phase: Phase) -> None:
     talk = level_at(6)
-    talk.link = replace(talk.link, phase=phase, step=None, fetch=None)
+    talk.link = talk.link._replace(phase=phase, step=None, fetch=None)
     assert talk.tell(StoreDoubted()) is None
     assert talk.link.phase is phase
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 from bsfg.core.backoff import Backoff
 from bsfg.core.reconcile import Halt
@@ -85,9 +85,8 @@ class StepFailure:
     now: int
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Everything that decides what a link does next."""
+class Link(NamedTuple):
+    """Everything that decides what a link does next; a tuple, because each event makes new ones of it."""
 
     name: LinkName
     settings: LinkSettings
@@ -136,7 +135,7 @@ class Link:
     """An operator has asked for a ``start: manual`` link."""
     confirming: bool = False
     confirmed: int | None = None
-    recovery: Recovery | None = field(default_factory=Recovery)
+    recovery: Recovery | None = Recovery()
     facts_appended: int = 0
     facts_duplicate: int = 0
     rounds: int = 0

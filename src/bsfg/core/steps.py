@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from bsfg.core.conversation import Announce, Commands, Locate, SaveRecord, Wait
@@ -20,18 +19,18 @@ def locate(link: Link) -> tuple[Link, Commands]:
 
 
 def next_step(link: Link, phase: Phase) -> Link:
-    return replace(link, phase=phase, ticket=link.ticket + 1, step=link.ticket + 1)
+    return link._replace(phase=phase, ticket=link.ticket + 1, step=link.ticket + 1)
 
 
 def forget(link: Link) -> Link:
     """Take back everything that is out, and with it the leave to pass a gap: that rests on a record that was saved."""
-    link = replace(link, step=None, fetch=None, is_polling=False, accept_gap=None, is_fence_proved=False)
-    return replace(link, flights=(), held=None, fetch_failure=None)
+    link = link._replace(step=None, fetch=None, is_polling=False, accept_gap=None, is_fence_proved=False)
+    return link._replace(flights=(), held=None, fetch_failure=None)
 
 
 def rest(link: Link, phase: Phase) -> Link:
     """Nothing is out until an outside word comes."""
-    return replace(forget(link), phase=phase)
+    return forget(link)._replace(phase=phase)
 
 
 def save_record(link: Link) -> tuple[Link, Commands]:
@@ -52,12 +51,12 @@ def save_record(link: Link) -> tuple[Link, Commands]:
 def pass_gap(link: Link, gap: Gap) -> tuple[Link, Commands]:
     """The gap is durable before the first fact behind it (design, decision 4)."""
     known = tuple(other for other in link.gaps if other.first != gap.first)
-    return save_record(replace(link, gaps=(*known, gap), accept_gap=(gap.first, gap.last)))
+    return save_record(link._replace(gaps=(*known, gap), accept_gap=(gap.first, gap.last)))
 
 
 def wait(link: Link, failure: StepFailure, trouble: LinkState) -> tuple[Link, Commands]:
     failures = link.failures + 1
-    link = replace(link, failures=failures, trouble=trouble, error=failure.error, doubtful=())
+    link = link._replace(failures=failures, trouble=trouble, error=failure.error, doubtful=())
     if link.is_partitioned:
         return rest(link, Phase.PARTITIONED), ()
     link = next_step(forget(link), Phase.WAITING)
@@ -66,5 +65,5 @@ def wait(link: Link, failure: StepFailure, trouble: LinkState) -> tuple[Link, Co
 
 def halt_link(link: Link, halt: Halt) -> tuple[Link, Commands]:
     """Only an operator goes on from here, and what one had decided about an earlier halt is over."""
-    link = replace(rest(link, Phase.HALTED), halt=halt, gap_to_record=None, start_to_take=None)
+    link = rest(link, Phase.HALTED)._replace(halt=halt, gap_to_record=None, start_to_take=None)
     return link, (Announce("link_halted", f"link halted: {halt.reason}: {halt.message}"),)

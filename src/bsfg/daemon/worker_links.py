@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
@@ -76,8 +76,8 @@ class RemoteLink:
         """The worker is gone, and the link does not run until there is another."""
         self.state, self.error, self.in_hand = LinkState.LOCAL_UNAVAILABLE, error, InHand()
         if self.link.phase is not Phase.HALTED:
-            self.link = replace(
-                self.link, phase=Phase.WAITING, trouble=LinkState.LOCAL_UNAVAILABLE, error=error, word=None
+            self.link = self.link._replace(
+                phase=Phase.WAITING, trouble=LinkState.LOCAL_UNAVAILABLE, error=error, word=None
             )
         self._tell()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,4 +118,4 @@ class Report:
 
 def without_facts(link: Link) -> Link:
     """A link as others may see it, small enough to be sent often."""
-    return replace(link, flights=(), doubtful=(), held=None, fetch_failure=None)
+    return link._replace(flights=(), doubtful=(), held=None, fetch_failure=None)

@@ -68,7 +68,7 @@ def test_answers_that_bring_nothing_are_no_progress() -> None:
     """The peer answers every few seconds that there is more, and never sends it."""
     dog, link = Watchdog(0.0, 0.0), flowing(BEHIND)
     for now in range(0, 70, 5):
-        after = replace(link, word=replace(BEHIND, sender_time=now))
+        after = link._replace(word=replace(BEHIND, sender_time=now))
         dog.note(link, after, float(now))
         link = after
     assert dog.state(link, 65.0) is LinkState.STALLED
@@ -87,11 +87,11 @@ def test_a_cursor_that_moves_is_progress(word: SenderWord) -> None:
 def test_a_quiet_link_is_proven_level_by_each_fresh_word_and_not_by_an_old_one() -> None:
     dog, link = Watchdog(0.0, 0.0), flowing(LEVEL)
     for now in range(0, 130, 5):
-        after = replace(link, word=replace(LEVEL, sender_time=now))
+        after = link._replace(word=replace(LEVEL, sender_time=now))
         dog.note(link, after, float(now))
         link = after
     assert dog.state(link, 130.0) is LinkState.LEVEL
-    dog.note(link, replace(link, confirming=True), 180.0)
+    dog.note(link, link._replace(confirming=True), 180.0)
     assert dog.state(link, 186.0) is LinkState.STALLED, "an event without a word of the sender proves nothing"
 
 
@@ -104,15 +104,15 @@ def test_a_quiet_link_is_proven_level_by_each_fresh_word_and_not_by_an_old_one()
     ],
 )
 def test_a_link_that_waits_for_somebody_by_design_is_not_stalled(phase: Phase, state: LinkState) -> None:
-    link = replace(flowing(BEHIND), phase=phase, fetch=None)
+    link = flowing(BEHIND)._replace(phase=phase, fetch=None)
     assert Watchdog(0.0, 0.0).state(link, 1e6) is state
 
 
 def test_trouble_with_a_name_keeps_it_while_it_is_tried_again() -> None:
     dog = Watchdog(0.0, 0.0)
-    link = replace(flowing(BEHIND), trouble=LinkState.BACKING_OFF, error=BsfgError(Code.TIMED_OUT, "silent"))
+    link = flowing(BEHIND)._replace(trouble=LinkState.BACKING_OFF, error=BsfgError(Code.TIMED_OUT, "silent"))
     for now in range(0, 300, 8):
-        after = replace(link, failures=now)
+        after = link._replace(failures=now)
         dog.note(link, after, float(now))
         link = after
     assert dog.state(link, 300.0) is LinkState.BACKING_OFF

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,7 +75,7 @@ def test_an_error_travels_whole(error: BsfgError) -> None:
 def test_a_snapshot_carries_no_fact() -> None:
     fact = Fact(1, "facts.operational", 5, b"", b"x" * 100_000)
     flight = Flight(1, (fact,), Cursor("e", 1, "d", 1), Fence(1, "c", 1))
-    link = without_facts(replace(LINK, flights=(flight,), doubtful=(flight,)))
+    link = without_facts(LINK._replace(flights=(flight,), doubtful=(flight,)))
     word = Report((Snapshot(NAME, link, LinkState.CATCHING_UP, None, 1.5, InHand(1, 5)),), ())
     frame = encode(word)
     assert len(frame) < 5_000
