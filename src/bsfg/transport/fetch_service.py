@@ -123,8 +123,20 @@ class FetchService:
 
     async def _first(self, caller: Caller, request: FetchRequest) -> _Read:
         caller.demand(ReadStream(request.stream))
-        agreed = await self._agree(caller.peer, request)
-        return await self._page(caller, request.stream, agreed, request.limits)
+        if request.after is None:
+            agreed = await self._agree(caller.peer, request)
+            return await self._page(caller, request.stream, agreed, request.limits)
+        # The reader waits for facts while both agree, and nothing that it brings is used before they have.
+        after = request.after.scanned_through
+        reading = asyncio.ensure_future(
+            read_while_allowed(self._log, caller, request.stream, after, request.limits)
+        )
+        try:
+            agreed = await self._agree(caller.peer, request)
+            return await self._page_of(caller, agreed, await reading)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def _next(self, caller: Caller, page: Page, log: LogDescription, limits: PageLimits) -> _Read:
         """The page behind this one. The log need not be looked at before: what was read says whether it still is it."""
@@ -187,6 +199,10 @@ class FetchService:
 
     async def _page(self, caller: Caller, stream: StreamName, agreed: _Agreed, limits: PageLimits) -> _Read:
         seen = await read_while_allowed(self._log, caller, stream, agreed.start_sequence - 1, limits)
+        return await self._page_of(caller, agreed, seen)
+
+    async def _page_of(self, caller: Caller, agreed: _Agreed, seen: LogSlice) -> _Read:
+        stream = agreed.log.stream
         log, agreement = await self._agree_again(caller.peer, agreed, seen)
         caller.demand(ReadStream(stream))
         page = Page(

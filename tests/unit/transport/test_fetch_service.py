@@ -384,6 +384,29 @@ async def test_a_held_poll_ends_with_the_next_fact(house: House) -> None:
     assert [fact.sequence for fact in page.facts] == [6]
 
 
+async def test_a_reader_waits_for_facts_while_both_agree_and_gives_none_where_they_do_not(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, describe, reads = house.zone.read, house.zone.describe, asyncio.Event()
+    cursor = await house.cursor(3)
+
+    async def noticed(stream: StreamName, after: int, limits: PageLimits) -> LogSlice:
+        reads.set()
+        return await read(stream, after, limits)
+
+    async def late(stream: StreamName) -> LogDescription:
+        await asyncio.wait_for(reads.wait(), 1)
+        return await describe(stream)
+
+    monkeypatch.setattr(house.zone, "read", noticed)
+    monkeypatch.setattr(house.zone, "describe", late)
+    assert len((await house.fetch(after=cursor)).facts) == 2
+    other = replace(cursor, digest="0" * 64)
+    assert (await refusal(house.fetch(after=other))).code.label == "history_mismatch"
+    held = house.fetch(after=replace(other, scanned_through=5), limits=PageLimits(wait_seconds=20))
+    assert (await refusal(asyncio.wait_for(held, 1))).code.label == "history_mismatch"
+
+
 async def test_a_held_poll_ends_with_its_permission(house: House) -> None:
     polling = asyncio.create_task(
         house.fetch(after=await house.cursor(5), limits=PageLimits(wait_seconds=20))
