@@ -30,7 +30,7 @@ _BEFORE_PAYLOAD: Final = b"\r\n\r\n"
 _END_OF_FRAME: Final = b"\r\n"
 _TIME_BYTES: Final = len("1970-01-01T00:00:00.000000000Z\r\n")
 """Of a header, what stands behind its sequence and a space."""
-LENGTHS_CACHED_MAX: Final = 4_096
+_FIXED_HEADER_BYTES: Final = HEADER_FRAME_BYTES + _TIME_BYTES
 
 
 class Strategy(Enum):
@@ -153,28 +153,32 @@ class Encoder:
 
     def _frames(self, rows: _Rows, controls: list[bytes], replies: Mapping[int, bytes]) -> bytes:
         """The frames of all rows in one join; each header begins with the row's control line."""
-        targets = rows.targets.copy()
-        for place, reply in replies.items():
-            targets[place] += reply
-        targets[0] = targets[0].removeprefix(_END_OF_FRAME)
         if rows.blocks is not None:
             controls = list(map(add, controls, rows.blocks))
-        lengths = self._lengths(rows, controls)
-        columns = (targets, lengths, controls, rows.origins, rows.times, rows.facts.payloads)
+        lines = self._lines(rows, controls)
+        for place, reply in replies.items():
+            target = rows.targets[place]
+            lines[place] = target + reply + lines[place][len(target) :]
+        lines[0] = lines[0].removeprefix(_END_OF_FRAME)
+        columns = (lines, controls, rows.origins, rows.times, rows.facts.payloads)
         return b"".join(chain(chain.from_iterable(zip(*columns, strict=True)), (_END_OF_FRAME,)))
 
-    def _lengths(self, rows: _Rows, controls: list[bytes]) -> list[bytes]:
-        """The end of each control line, from its two lengths on, and what every header begins with."""
-        fixed, payloads = HEADER_FRAME_BYTES + _TIME_BYTES, list(map(len, rows.facts.payloads))
-        headers = [fixed + length for length in map(add, map(len, controls), map(len, rows.origins))]
-        if max(headers) + max(payloads) > self._bytes_max:
+    def _lines(self, rows: _Rows, controls: list[bytes]) -> list[bytes]:
+        """The control line of each frame behind another, without a reply, and what every header begins with."""
+        targets, payloads = rows.targets, list(map(len, rows.facts.payloads))
+        headers = list(map(add, map(len, controls), map(len, rows.origins)))
+        if _FIXED_HEADER_BYTES + max(headers) + max(payloads) > self._bytes_max:
             self._check_sizes(rows.facts, headers, payloads)
-        return list(map(_LENGTHS.__getitem__, zip(headers, payloads, strict=True)))
+        count, target, header = len(payloads), targets[-1], headers[-1]
+        if targets.count(target) == count and headers.count(header) == count:
+            alike = _AlikeLines(target, header)
+            return list(map(alike.__getitem__, payloads))
+        return list(map(_Lines().__getitem__, zip(targets, headers, payloads, strict=True)))
 
     def _check_sizes(self, facts: Facts, headers: list[int], payloads: list[int]) -> None:
         for sequence, total in zip(facts.sequences, map(add, headers, payloads), strict=True):
-            if total > self._bytes_max:
-                raise self._too_large(sequence, total)
+            if total + _FIXED_HEADER_BYTES > self._bytes_max:
+                raise self._too_large(sequence, total + _FIXED_HEADER_BYTES)
 
     def _block(self, fact: Fact) -> bytes:
         if not is_allowed_block(fact.headers):
@@ -247,17 +251,29 @@ class _Targets(dict[str, bytes]):
         return text
 
 
-class _Lengths(dict[tuple[int, int], bytes]):
-    """The end of a control line, by the lengths of header and payload; most pages need few of them."""
+class _AlikeLines(dict[int, bytes]):
+    """Control lines of messages with one subject and headers of one length, by the length of the payload."""
 
-    def __missing__(self, lengths: tuple[int, int]) -> bytes:
-        if len(self) >= LENGTHS_CACHED_MAX:
-            self.clear()
-        self[lengths] = text = b"%d %d\r\nNATS/1.0\r\n" % (lengths[0], sum(lengths))
+    def __init__(self, target: bytes, header: int) -> None:
+        super().__init__()
+        self._target, self._header = target, header
+
+    def __missing__(self, payload: int) -> bytes:
+        self[payload] = text = _control_line(self._target, self._header, payload)
         return text
 
 
-_LENGTHS: Final = _Lengths()
+class _Lines(dict[tuple[bytes, int, int], bytes]):
+    """Control lines by subject, length of the header and length of the payload; most pages need few of them."""
+
+    def __missing__(self, frame: tuple[bytes, int, int]) -> bytes:
+        self[frame] = text = _control_line(*frame)
+        return text
+
+
+def _control_line(target: bytes, header: int, payload: int) -> bytes:
+    header += _FIXED_HEADER_BYTES
+    return b"%b%d %d\r\nNATS/1.0\r\n" % (target, header, header + payload)
 
 
 def _end_of_chunk(facts: Facts, start: int, count_max: int) -> int:

@@ -14,7 +14,7 @@ SECONDS_AT_ONCE_MAX: Final = 8
 """Each second among the times of a page takes a look through all of them."""
 
 _SECOND_CHARACTERS: Final = len("1970-01-01T00:00:00.")
-_TEN_DIGITS: Final = range(10**9, 10**10)
+_ONE_IN_FRONT: Final = 10
 _BETWEEN: Final = b"\0"
 """Stands in none of the texts around the numbers."""
 _ENCODER: Final = msgspec.json.Encoder()
@@ -29,16 +29,17 @@ def decimals(numbers: list[int], before: bytes = b"", behind: bytes = b"") -> li
 def time_texts(times: list[int], behind: bytes = b"") -> list[bytes]:
     """Each time (nanoseconds since 1970) as RFC 3339 spells it, to the last digit; there is one time at least.
 
-    Raises :class:`UnspeltTime` for the first that has no spelling.
+    ``behind`` holds neither NUL nor comma. Raises :class:`UnspeltTime` for the first that has no spelling.
     """
     first, last = min(times) // NANOSECONDS, max(times) // NANOSECONDS
-    if first not in _TEN_DIGITS or last not in _TEN_DIGITS or last - first >= SECONDS_AT_ONCE_MAX:
+    if first < 0 or last >= SECONDS_END or last - first >= SECONDS_AT_ONCE_MAX:
         return [_time_text(time) + b"Z" + behind for time in times]
-    # Every time has as many digits as the next, so the first ten of each are its second, and follow a comma.
+    # Counted from the first second and with a 1 in front, all have eleven digits, and the second one is the second.
+    shift = (_ONE_IN_FRONT - first) * NANOSECONDS
+    text = b"," + _ENCODER.encode([time + shift for time in times])[1:-1]
     ends = b"Z%b" % behind
-    text = b"," + _ENCODER.encode(times)[1:-1]
     for second in range(first, last + 1):
-        text = text.replace(b",%d" % second, ends + _BETWEEN + _second_text(second))
+        text = text.replace(b",1%d" % (second - first), ends + _BETWEEN + _second_text(second))
     return (text[len(ends) + len(_BETWEEN) :] + ends).split(_BETWEEN)
 
 
