@@ -38,11 +38,8 @@ install: $(VENV)/.runtime-installed
 demo: install
 	$(BIN)/bsfg demo
 
-# The tests that run real zones come last, at most two at a time; those that cut power and cables come alone.
 test: $(VENV)/.development-installed setup-tests
-	$(PYTEST) --numprocesses 2 --dist loadfile --ignore tests/acceptance --ignore tests/faults
-	$(PYTEST) --numprocesses 2 --dist loadfile -m "not slow" tests/acceptance
-	$(PYTEST) tests/faults
+	$(BIN)/python -u -m tests.gate
 
 # What takes too long for each change: every sabotage of the demo, every way in which a bring-up fails.
 test-slow: $(VENV)/.development-installed setup-tests

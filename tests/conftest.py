@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.support import own_ports
 
 ALLOWED_SKIPS: Final = Path(__file__).with_name("allowed_skips.txt")
 ALLOWED: Final = pytest.StashKey[dict[str, str]]()
+EXIT_UNEXPLAINED_SKIP: Final = 10
+"""Unlike a failed test, this is not tried again (tests/gate.py)."""
 
 
 def read_allowed_skips(text: str) -> dict[str, str]:
@@ -26,8 +28,7 @@ def read_allowed_skips(text: str) -> dict[str, str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
-    os.environ["BSFG_LAB_LISTEN_PORT"] = str(9443 + 10 * int(worker.removeprefix("gw")))
+    own_ports.claim()
     config.stash[ALLOWED] = read_allowed_skips(ALLOWED_SKIPS.read_text(encoding="utf-8"))
 
 
@@ -44,7 +45,7 @@ def unexplained_skips(config: pytest.Config) -> list[str]:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker of pytest-xdist leaves this to the process that gathers all reports."""
     if not hasattr(session.config, "workerinput") and unexplained_skips(session.config):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        session.exitstatus = EXIT_UNEXPLAINED_SKIP
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -24,6 +24,7 @@ from nats.aio.client import Client
 from nats.js.api import ConsumerConfig, StreamConfig
 
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
+from bsfg.lab.homes import LOOPBACK, free_port
 from bsfg.model.names import StreamName, ZoneId, physical, subjects
 from bsfg.substrates.embedded import EmbeddedObserver, EmbeddedServer, EmbeddedState
 from bsfg.substrates.embedded_launch import ServerLauncher
@@ -54,17 +55,11 @@ asyncio.run(main())
 MakeServer = Callable[..., EmbeddedServer]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 async def make(tmp_path: Path) -> AsyncIterator[MakeServer]:
     """Makes servers of one home and port, all of them gone at the end."""
     made: list[EmbeddedServer] = []
-    port = free_port()
+    port = free_port(LOOPBACK, set())
 
     def new(**changes: Any) -> EmbeddedServer:
         arguments: dict[str, Any] = {"home": tmp_path, "zone": ZONE, "port": port, "streams": [OPERATIONAL]}
@@ -244,7 +239,7 @@ async def test_a_server_that_cannot_be_adopted_is_restarted_in_order(make: MakeS
     await first.detach()
     if damage == "record":
         first.paths.record.write_text("{")
-    second = make(port=free_port() if damage == "port" else first.port)
+    second = make(port=free_port(LOOPBACK, set()) if damage == "port" else first.port)
     await second.start()
     assert second.pid != pid
     async with connected(second) as gateway:

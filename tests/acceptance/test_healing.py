@@ -208,7 +208,12 @@ def test_a_silent_peer_is_named_and_catch_up_needs_no_new_traffic(lab: Lab) -> N
     lab.level()
     with enterprise.paused_gateway():
         began = time.monotonic()
-        eventually("the peer is unreachable", 10, lambda: plant.metric("bsfg_peer_reachable", peer=ENTERPRISE) == 0)
+        eventually(
+            "the peer is unreachable",
+            10,
+            lambda: plant.metric("bsfg_peer_reachable", peer=ENTERPRISE) == 0,
+            promised=True,
+        )
         printed_seconds("until bsfg_peer_reachable was 0", time.monotonic() - began)
         asyncio.run(publish())
         time.sleep(6)
@@ -216,7 +221,9 @@ def test_a_silent_peer_is_named_and_catch_up_needs_no_new_traffic(lab: Lab) -> N
         assert plant.append(ORDERS, b"-3")["appended"] == 1
         assert time.monotonic() - began < 3, "a silent peer slows a local append"
     resumed = time.monotonic()
-    eventually("catch-up", 10, lambda: plant.cursor()["state"] == "level" and plant.cursor()["lag_facts"] == 0)
+    eventually(
+        "catch-up", 10, lambda: plant.cursor()["state"] == "level" and plant.cursor()["lag_facts"] == 0, promised=True
+    )
     assert stored(plant, INBOUND_STREAM)[-1] == 2_099
     printed_seconds("from SIGCONT of the peer to level", time.monotonic() - resumed)
     assert plant.metric("bsfg_peer_reachable", peer=ENTERPRISE) == 1

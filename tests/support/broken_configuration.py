@@ -16,7 +16,6 @@ from tests.support.broken_lab import (
     inputs,
     kept,
     reload,
-    start_again,
     wait_state,
 )
 from tests.support.lab_zones import ENTERPRISE, PLANT, Lab
@@ -104,7 +103,7 @@ def revoked(zone: str) -> Break:
         finally:
             plant.stop_gateway()
             plant.paths.crl.unlink()
-            start_again(lab)
+            lab.healthy()
 
     return broken
 
@@ -115,7 +114,7 @@ def stopped_peer(lab: Lab) -> Iterator[None]:
     try:
         yield
     finally:
-        start_again(lab)
+        lab.healthy()
 
 
 @contextmanager
@@ -124,7 +123,7 @@ def stopped_gateway(lab: Lab) -> Iterator[None]:
     try:
         yield
     finally:
-        start_again(lab)
+        lab.healthy()
 
 
 @contextmanager

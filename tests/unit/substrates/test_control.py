@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +15,7 @@ from tests.support.certificates import TestAuthority
 from tests.support.nats import NatsServer, running_nats
 
 from bsfg.errors import BsfgError, Code, Fenced, StoreFull, SubstrateUnavailable
+from bsfg.lab.homes import LOOPBACK, free_port
 from bsfg.substrates.control import Control, answer_of
 from bsfg.substrates.nats_connection import NatsTarget
 from bsfg.substrates.nkey_files import ensure_seed
@@ -32,13 +32,6 @@ async def control(server: NatsServer) -> AsyncIterator[Control]:
     opened = await Control.open(server.target, name="test")
     yield opened
     await opened.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def until(condition: object, seconds: float = 10.0) -> None:
@@ -108,7 +101,7 @@ def test_an_answer_that_is_no_object_is_a_bad_answer(answer: bytes) -> None:
 
 
 async def test_an_unreachable_server_is_unavailable_within_the_time() -> None:
-    target = NatsTarget((f"nats://127.0.0.1:{free_port()}",))
+    target = NatsTarget((f"nats://127.0.0.1:{free_port(LOOPBACK, set())}",))
     began = time.monotonic()
     with pytest.raises(SubstrateUnavailable) as raised:
         await Control.open(target, name="test", timeout_seconds=0.5)
@@ -117,7 +110,7 @@ async def test_an_unreachable_server_is_unavailable_within_the_time() -> None:
 
 
 async def test_the_second_address_is_taken_when_the_first_is_dead(server: NatsServer) -> None:
-    target = NatsTarget((f"nats://127.0.0.1:{free_port()}", server.url))
+    target = NatsTarget((f"nats://127.0.0.1:{free_port(LOOPBACK, set())}", server.url))
     control = await Control.open(target, name="test")
     assert control.connected
     await control.close()
