@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import hypothesis
 import pytest
-from tests.support import own_ports
+from tests.support import distribution, own_ports
 
 ALLOWED_SKIPS: Final = Path(__file__).with_name("allowed_skips.txt")
 ALLOWED: Final = pytest.StashKey[dict[str, str]]()
@@ -29,7 +30,21 @@ def read_allowed_skips(text: str) -> dict[str, str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     own_ports.claim()
+    # How long an example takes is the machine's affair.
+    hypothesis.settings.register_profile(
+        "machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("machine")
     config.stash[ALLOWED] = read_allowed_skips(ALLOWED_SKIPS.read_text(encoding="utf-8"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    distribution.longest_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return distribution.scheduler(config, log)
 
 
 def unexplained_skips(config: pytest.Config) -> list[str]:

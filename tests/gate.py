@@ -23,7 +23,7 @@ from typing import Final
 import pytest
 
 SECOND_ATTEMPTS_MAX: Final = 3
-PARALLEL: Final = ("--numprocesses", "2", "--dist", "loadfile")
+PARALLEL: Final = ("--numprocesses", "2")
 PARTS: Final = (
     (*PARALLEL, "--ignore=tests/acceptance", "--ignore=tests/faults"),
     # Those that run real zones.

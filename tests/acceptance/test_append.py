@@ -75,7 +75,7 @@ async def test_a_producer_that_repeats_itself_stores_each_fact_once(lab: Lab) ->
     for _ in range(KILLS):
         killed_while(zone, envelopes, chance.uniform(0.3, 0.8))
         lab.healthy()
-        partly += 0 < zone.ask("stream", "info", STREAM)["last_sequence"] < FACTS
+        partly += 0 < zone.stream(STREAM)["last_sequence"] < FACTS
     assert partly, "no kill fell into the middle"
     for _ in range(ATTEMPTS_MAX):
         status, output, errors = send(zone, envelopes)

@@ -22,6 +22,7 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig, StreamConfig
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.lab.homes import LOOPBACK, free_port
@@ -111,7 +112,7 @@ async def count(connection: Client, stream: str) -> int:
 
 
 async def until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(seconds * patience()):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -130,7 +131,7 @@ async def start_in_another_process(home: Path, port: int) -> tuple[asyncio.subpr
         sys.executable, "-c", STARTER, str(home), str(port), stdout=asyncio.subprocess.PIPE
     )
     assert parent.stdout is not None
-    line = await asyncio.wait_for(parent.stdout.readline(), SECONDS)
+    line = await asyncio.wait_for(parent.stdout.readline(), SECONDS * patience())
     return parent, int(line)
 
 
@@ -274,7 +275,7 @@ async def test_a_stop_comes_although_a_library_swallows_its_cancellation(
     server = make()
     starting = asyncio.create_task(server.start())
     await until(lambda: server.pid is not None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * patience()):
         await server.stop()
     assert (swallowed, server.pid) == (1, None)
     await asyncio.gather(starting, return_exceptions=True)
@@ -580,7 +581,7 @@ async def test_new_streams_are_served_without_a_restart_and_old_ones_no_longer(m
 async def test_streams_applied_while_it_starts_are_served_when_it_is_ready(make: MakeServer) -> None:
     server = make()
     starting = asyncio.create_task(server.start())
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(SECONDS * patience()):
         while server.pid is None:  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert server.state is EmbeddedState.STARTING

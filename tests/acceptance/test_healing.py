@@ -117,7 +117,7 @@ def server_pid(zone: Zone) -> int | None:
 
 
 def problems(zone: Zone) -> str:
-    return "; ".join(zone.ask("status")["problems"])
+    return "; ".join(zone.status()["problems"])
 
 
 def stored(zone: Zone, stream: str) -> list[int]:

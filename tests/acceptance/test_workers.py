@@ -164,7 +164,7 @@ def outside(zone: Zone) -> dict[str, Any]:
         # What fails now and then has a sample only once it did.
         if "failures" not in sample.name and sample.labels.get("result", "ok") == "ok"
     }
-    status = zone.ask("status")
+    status = zone.status()
     return {"metrics": samples, "status": sorted(status), "link": sorted(status["links"][0])}
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import pytest
 from tests.faults import machine
+from tests.support.patience import patience
 
 from bsfg.daemon.failpoints import LABELS
 
@@ -27,7 +28,8 @@ def run(*arguments: str) -> str:
     """What the run printed; it has to be exact."""
     seed = os.environ.get("BSFG_SEED") or str(random.SystemRandom().randrange(10**6))
     command = [sys.executable, "-m", "tests.faults", "--seed", seed, "--quiet", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False)
+    seconds_max = RUN_SECONDS_MAX * patience()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds_max, check=False)
     print(done.stdout)
     assert done.returncode == 0, f"BSFG_SEED={seed} repeats this run\n{done.stdout}\n{done.stderr}"
     assert "all exact" in done.stdout

@@ -236,12 +236,7 @@ ROWS: Final = (
     Row("trust.clock", other_clock, outcome="warned"),
     Row("streams.durability", lazily_and_unapproved(PLANT), outcome="warned"),
     Row("streams.peer-durability", lazily_and_unapproved(ENTERPRISE), outcome="warned"),
-    Row(
-        "denial.no-certificate",
-        through_a_middleman(takes_no_certificate=True),
-        outcome="warned",
-        in_each_run=True,
-    ),
+    Row("denial.no-certificate", through_a_middleman(takes_no_certificate=True), outcome="warned"),
     Row("denial.expired", through_a_middleman(takes_expired=True), outcome="warned"),
     Row("denial.unlisted-identity", listed_stranger, outcome="warned"),
     Row(

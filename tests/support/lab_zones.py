@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.patience import busyness, patience
 
-from bsfg.cli.local_client import LocalClient
+from bsfg.cli.local_client import LocalClient, route
 from bsfg.config.home import Home
 from bsfg.lab import held, processes, program
 from bsfg.lab.homes import ZONE_NAMES
@@ -132,20 +132,38 @@ class Zone:
         assert "Traceback" not in done.errors, done.errors
         return done.status, done.error["code"], done.error["message"]
 
-    def cursor(self, peer: str = ENTERPRISE, stream: str = OPERATIONAL) -> dict[str, Any]:
-        answer: dict[str, Any] = self.ask("cursor", "query", "--peer", peer, "--stream", stream)
-        return answer
-
     def append(self, stream: str, *payloads: bytes) -> dict[str, Any]:
         answer: dict[str, Any] = self.ask(
             "append", "--stream", stream, "--ndjson", "-", stdin=b"".join(payload + b"\n" for payload in payloads)
         )
         return answer
 
+    # What these commands print, by the local API: it is asked often, and starting a program each time would take as
+    # much of the machine as what the test waits for.
+
     @property
     def api(self) -> LocalClient:
-        """The local API, for what is asked often: the same as the commands, without starting a program each time."""
         return LocalClient(self.home)
+
+    def status(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.api.get(route("status"))
+        return answer
+
+    def cursor(self, peer: str = ENTERPRISE, stream: str = OPERATIONAL) -> dict[str, Any]:
+        answer: dict[str, Any] = self.api.get(route("cursors", peer, stream))
+        return answer
+
+    def cursors(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.api.get(route("cursors"))
+        return answer
+
+    def stream(self, name: str, *, peer: str | None = None) -> dict[str, Any]:
+        answer: dict[str, Any] = self.api.get(route("streams", name), peer=peer)
+        return answer
+
+    def streams(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.api.get(route("streams"))
+        return answer
 
     # What monitoring sees.
 
@@ -277,7 +295,7 @@ class Lab:
 
     def level(self, seconds: float = 20.0) -> dict[str, Any]:
         """Wait until plant-a has every fact that enterprise has; its cursor."""
-        head = int(self.enterprise.ask("stream", "info", OPERATIONAL)["last_sequence"])
+        head = int(self.enterprise.stream(OPERATIONAL)["last_sequence"])
 
         def is_level() -> dict[str, Any] | None:
             row = self.plant.cursor()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.support.certificates import TestAuthority
 from tests.support.nats import NatsServer, running_nats
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, Code, Fenced, StoreFull, SubstrateUnavailable
 from bsfg.lab.homes import LOOPBACK, free_port
@@ -36,7 +37,7 @@ async def control(server: NatsServer) -> AsyncIterator[Control]:
 
 async def until(condition: object, seconds: float = 10.0) -> None:
     assert callable(condition)
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(seconds * patience()):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -140,7 +141,7 @@ async def test_a_call_under_way_ends_when_the_connection_is_lost(server: NatsSer
     await asyncio.sleep(0.2)
     server.kill()
     with pytest.raises(SubstrateUnavailable):
-        await asyncio.wait_for(call, 3.0)
+        await asyncio.wait_for(call, 3.0 * patience())
 
 
 async def test_a_server_that_hangs_is_unavailable_within_the_deadline(server: NatsServer, control: Control) -> None:
@@ -180,7 +181,7 @@ async def test_a_control_that_is_closed_while_it_connects_ends_at_whatever_momen
             time.sleep(0.003)  # noqa: ASYNC251
             await asyncio.sleep(0)
         began = time.monotonic()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * patience()):
             await control.close()
         assert time.monotonic() - began < 4.0, f"closed after {turns} turns"
         assert not control.connected
