@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 from tests import gate
+from tests.support import distribution
 
 # Fails at its first attempt of each process that runs it, and passes at the next.
 FLAKY: Final = """
@@ -104,3 +105,44 @@ def test_another_end_of_pytest_is_not_tried_again(
     (folder / name).write_text(text)
     assert gate.run([()], folder) == status
     assert "once more" not in capfd.readouterr().out
+
+
+def test_every_file_that_has_its_place_in_the_order_exists() -> None:
+    root = Path(__file__).resolve().parents[2]
+    assert [
+        file for file in (*distribution.FIRST, *distribution.TOGETHER) if not (root / file).is_file()
+    ] == []
+
+
+def test_files_are_given_out_whole_the_longest_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers, five files: each file's tests run in one process, and the long one begins first."""
+    (folder / "conftest.py").write_text(
+        "from tests.support import distribution\n\n"
+        "def pytest_collection_modifyitems(items):\n    distribution.longest_first(items)\n\n"
+        "def pytest_xdist_make_scheduler(config, log):\n    return distribution.scheduler(config, log)\n\n"
+        "distribution.FIRST = ('test_e.py',)\n"
+        "distribution.TOGETHER = {'test_a.py': 'both', 'test_c.py': 'both'}\n"
+    )
+    text = """
+import os, time
+from pathlib import Path
+import pytest
+
+@pytest.mark.parametrize("number", range(3))
+def test_{name}(number):
+    with (Path(__file__).parent / "order").open("a") as order:
+        order.write(f"{os.getpid()} {name} {time.monotonic()}\\n")
+"""
+    write(folder, text, "a", "b", "c", "d", "e")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    assert gate.run([("-p", "xdist.plugin", "--numprocesses", "2")], folder) == 0
+    rows = [line.split() for line in (folder / "order").read_text().splitlines()]
+    processes = {name: {process for process, file, _ in rows if file == name} for name in "abcde"}
+    assert {len(found) for found in processes.values()} == {1}
+    assert processes["a"] == processes["c"]
+    begun = {name: min(float(at) for _, file, at in rows if file == name) for name in "abcde"}
+    first = min(begun, key=lambda name: begun[name])
+    beside = {name for name in "abcde" if processes[name] != processes["e"]}
+    assert first == "e" or (
+        first in beside and begun["e"] == min(at for name, at in begun.items() if name not in beside)
+    )
