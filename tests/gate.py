@@ -10,7 +10,6 @@ can't be collected, an internal error, an interruption, a skip without a written
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -80,5 +79,4 @@ def _leave_to_pytest(_number: int, _frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, _leave_to_pytest)
-    os.environ.pop("PYTEST_ADDOPTS", None)
     sys.exit(run())
