@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 from tests.support.lab_zones import ENTERPRISE, OPERATIONAL, Lab, Zone, eventually, place_in_file, run
+from tests.support.patience import busyness
 from tests.support.peer_caller import Caller, behind, calling
 
 from bsfg.cli.local_client import route
@@ -233,7 +234,7 @@ def test_reserved_headers_and_too_large_payloads_append_nothing(lab: Lab) -> Non
 def test_help_answers_at_once() -> None:
     seconds = min(run(*program.command_line("--help")).seconds for _ in range(5))
     print(f"bsfg --help: {seconds * 1000:.0f} ms")
-    assert seconds < HELP_SECONDS_MAX
+    assert seconds < HELP_SECONDS_MAX * busyness()
 
 
 # Bodies on the peer listener
