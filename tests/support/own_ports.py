@@ -22,7 +22,7 @@ BLOCKS: Final = 20
 
 def claim(folder: Path | None = None) -> int:
     """Give the labs of this process and of what it starts a block of ports; the descriptor whose end frees it."""
-    folder = folder or Path(tempfile.gettempdir()) / "bsfg-test-ports"
+    folder = folder or Path(tempfile.gettempdir()) / f"bsfg-test-ports-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     for first in range(FIRST, FIRST + BLOCKS * BLOCK, BLOCK):
         held = _lock(folder / str(first))
@@ -33,11 +33,8 @@ def claim(folder: Path | None = None) -> int:
 
 
 def _lock(path: Path) -> int | None:
-    """None where another process holds it, or another user."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except PermissionError:
-        return None
+    """None where another process holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
