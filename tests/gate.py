@@ -69,7 +69,8 @@ def _pytest(folder: Path | None, cache: str, arguments: Sequence[str]) -> int:
 
 def _failed(cache: Path) -> list[str]:
     """The ids of the tests that failed, as pytest itself keeps them for ``--last-failed``."""
-    found: dict[str, bool] = json.loads((cache / "v" / "cache" / "lastfailed").read_text(encoding="utf-8"))
+    kept = cache / "v" / "cache" / "lastfailed"
+    found: dict[str, bool] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     return list(found)
 
 

@@ -95,8 +95,9 @@ def test_more_than_three_failures_are_not_tried_again(
         ("conftest.py", "def pytest_runtest_protocol(item):\n    raise RuntimeError('internal')\n", 3),
         ("conftest.py", "def pytest_runtest_call(item):\n    raise KeyboardInterrupt\n", 2),
         ("conftest.py", "def pytest_sessionfinish(session):\n    session.exitstatus = 10\n", 10),
+        ("conftest.py", "import os\n\ndef pytest_collection_modifyitems():\n    os._exit(1)\n", 1),
     ],
-    ids=["not collected", "not configured", "internal error", "interrupted", "unexplained skip"],
+    ids=["not collected", "not configured", "internal error", "interrupted", "unexplained skip", "gone"],
 )
 def test_another_end_of_pytest_is_not_tried_again(
     folder: Path, capfd: pytest.CaptureFixture[str], name: str, text: str, status: int
