@@ -294,12 +294,13 @@ class Lab:
         return {ENTERPRISE: self.enterprise, PLANT: self.plant}
 
     def level(self, seconds: float = 20.0) -> dict[str, Any]:
-        """Wait until plant-a has every fact that enterprise has; its cursor."""
+        """Wait until plant-a has every fact that enterprise has, and enterprise's word of it; its cursor."""
         head = int(self.enterprise.stream(OPERATIONAL)["last_sequence"])
 
         def is_level() -> dict[str, Any] | None:
             row = self.plant.cursor()
-            return row if row["state"] == "level" and row["scanned_through"] >= head else None
+            is_level = row["state"] == "level" and row["scanned_through"] >= head and row["head"] is not None
+            return row if is_level else None
 
         found = eventually("plant-a is level", seconds, is_level)
         assert found is not None
