@@ -6,13 +6,13 @@ it starts again. So each process that runs tests claims a block of ports and hol
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from pathlib import Path
 from typing import Final
 
 from bsfg.lab.homes import PORTS_VARIABLE
+from bsfg.substrates.store_lock import try_lock
 
 # All below the kernel's range for outgoing connections.
 FIRST: Final = 20_000
@@ -25,19 +25,8 @@ def claim(folder: Path | None = None) -> int:
     folder = folder or Path(tempfile.gettempdir()) / f"bsfg-test-ports-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     for first in range(FIRST, FIRST + BLOCKS * BLOCK, BLOCK):
-        held = _lock(folder / str(first))
+        held = try_lock(folder / str(first))
         if held is not None:
             os.environ[PORTS_VARIABLE] = f"{first}-{first + BLOCK - 1}"
             return held
     raise RuntimeError(f"other test processes hold all {BLOCKS} blocks of ports; their locks are in {folder}")
-
-
-def _lock(path: Path) -> int | None:
-    """None where another process holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
