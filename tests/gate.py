@@ -27,8 +27,8 @@ PARTS: Final = (
     (*PARALLEL, "--ignore=tests/acceptance", "--ignore=tests/faults"),
     # Those that run real zones.
     (*PARALLEL, "-m", "not slow", "tests/acceptance"),
-    # Those that cut power and cables come alone.
-    ("tests/faults",),
+    # Those that cut power and cables, each in namespaces of its own.
+    (*PARALLEL, "tests/faults"),
 )
 
 

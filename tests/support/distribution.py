@@ -32,6 +32,7 @@ FIRST: Final = (
     "tests/acceptance/test_lab.py",
     "tests/acceptance/test_audit.py",
     "tests/acceptance/test_bringup.py",
+    "tests/faults/test_failpoints.py",
 )
 """The files that take longest, the longest first; all others come behind them as pytest finds them."""
 
