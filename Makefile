@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo 'make demo     set up everything and show two zones exchanging facts, under a minute'
 	@echo 'make test     set up everything and run the tests'
-	@echo 'make test-slow  every sabotage of the demo and every way in which a bring-up fails, a quarter of an hour or more'
+	@echo 'make test-slow  the longer forms of what make test runs: sabotages, ways in which a bring-up fails, half an hour'
 	@echo 'make install  the program at .venv/bin/bsfg'
 	@echo 'make simulate seeded faults on a virtual clock; SEEDS=100000, or SEED=123 for the full trace of one'
 	@echo 'make fuzz     bytes that nobody sends, into all that takes bytes from a peer or from NATS; SEED=1 BUDGET=300'
@@ -38,15 +38,12 @@ install: $(VENV)/.runtime-installed
 demo: install
 	$(BIN)/bsfg demo
 
-# The tests that run real zones come last, at most two at a time; those that cut power and cables come alone.
 test: $(VENV)/.development-installed setup-tests
-	$(PYTEST) --numprocesses 2 --dist loadfile --ignore tests/acceptance --ignore tests/faults
-	$(PYTEST) --numprocesses 2 --dist loadfile -m "not slow" tests/acceptance
-	$(PYTEST) tests/faults
+	$(BIN)/python -u -m tests.gate
 
-# What takes too long for each change: every sabotage of the demo, every way in which a bring-up fails.
+# What takes too long for each change, and is a longer form of what `make test` runs.
 test-slow: $(VENV)/.development-installed setup-tests
-	$(PYTEST) --numprocesses 2 --dist loadfile -m slow tests/acceptance
+	$(PYTEST) --numprocesses 2 -m slow tests/acceptance
 
 SEEDS ?= 100000
 SIZE_MIB ?= 5000

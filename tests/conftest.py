@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import hypothesis
 import pytest
+from tests.support import distribution, own_ports
 
 ALLOWED_SKIPS: Final = Path(__file__).with_name("allowed_skips.txt")
 ALLOWED: Final = pytest.StashKey[dict[str, str]]()
+EXIT_UNEXPLAINED_SKIP: Final = 10
+"""Unlike a failed test, this is not tried again (tests/gate.py)."""
 
 
 def read_allowed_skips(text: str) -> dict[str, str]:
@@ -26,9 +29,22 @@ def read_allowed_skips(text: str) -> dict[str, str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
-    os.environ["BSFG_LAB_LISTEN_PORT"] = str(9443 + 10 * int(worker.removeprefix("gw")))
+    own_ports.claim()
+    # How long an example takes is the machine's affair.
+    hypothesis.settings.register_profile(
+        "machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("machine")
     config.stash[ALLOWED] = read_allowed_skips(ALLOWED_SKIPS.read_text(encoding="utf-8"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    distribution.longest_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return distribution.scheduler(config, log)
 
 
 def unexplained_skips(config: pytest.Config) -> list[str]:
@@ -44,7 +60,7 @@ def unexplained_skips(config: pytest.Config) -> list[str]:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker of pytest-xdist leaves this to the process that gathers all reports."""
     if not hasattr(session.config, "workerinput") and unexplained_skips(session.config):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        session.exitstatus = EXIT_UNEXPLAINED_SKIP
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

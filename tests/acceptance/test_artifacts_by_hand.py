@@ -94,7 +94,7 @@ def test_a_forbidden_one_by_hand(lab: Lab) -> None:
 )
 def test_what_is_typed_wrong(lab: Lab, arguments: tuple[str, ...], status: int, code: str) -> None:
     assert lab.plant.refused("artifact", "fetch", *arguments)[:2] == (status, code)
-    assert "artifacts" not in lab.plant.ask("status")["problems"]
+    assert "artifacts" not in lab.plant.status()["problems"]
 
 
 def test_a_copy_that_can_not_be_written(lab: Lab, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_one_that_is_missing_at_first(lab: Lab) -> None:
     found = reaches(lab.plant, fact["artifact_uri"], "missing")
     assert found["next_retry"] is not None and found["references"] == 1
     lab.level()
-    status = lab.plant.ask("status")
+    status = lab.plant.status()
     assert status["health"] == "ok"
     assert any("1 missing" in problem for problem in status["problems"])
     assert lab.plant.metric("bsfg_artifacts", state="missing") == 1
@@ -126,7 +126,7 @@ def test_one_that_is_missing_at_first(lab: Lab) -> None:
     put(lab.enterprise, "missing.json", content)
     reaches(lab.plant, fact["artifact_uri"], "verified")
     eventually("it is said", 5, lambda: len(said(lab.plant, start, "artifact_recovered")) == 1)
-    assert lab.plant.ask("status")["problems"] == []
+    assert lab.plant.status()["problems"] == []
 
 
 def test_one_that_is_spoilt_at_its_source(lab: Lab) -> None:

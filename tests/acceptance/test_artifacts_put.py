@@ -215,7 +215,7 @@ def test_wrong_words_are_refused_with_a_code(
 
 
 def test_status_says_how_much_room_is_taken(zones: Lab) -> None:
-    room = zones.enterprise.ask("status")["artifacts"]
+    room = zones.enterprise.status()["artifacts"]
     stored = zones.enterprise.ask("artifact", "list")["own"]
     sizes = {row["sha256"]: row["size"] for row in stored}
     assert room["bytes_used"] >= sum(sizes.values()) > 0

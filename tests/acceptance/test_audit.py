@@ -21,8 +21,8 @@ from bsfg.lab.homes import LabPaths
 AUDIT: Final = "facts.audit"
 CONNECTIONS_MAX: Final = 8
 SETTLES_SECONDS_MAX: Final = 60.0
-IDLE_SECONDS: Final = 12.0
-"""Longer than two long polls of each link."""
+IDLE_SECONDS: Final = 6.0
+"""Longer than a long poll of each link."""
 
 
 @pytest.fixture(scope="module")

@@ -146,7 +146,7 @@ def test_a_peer_whose_own_certificate_is_out_of_date_is_not_believed_and_goes_on
         pass
     # Its own work is nobody else's business (I36).
     assert lab.plant.append("facts.orders", b"{}")["appended"] == 1
-    assert any("certificate" in problem for problem in lab.plant.ask("status")["problems"]) or reason != "expired"
+    assert any("certificate" in problem for problem in lab.plant.status()["problems"]) or reason != "expired"
 
 
 def _asked_quietly(lab: Lab) -> float | None:
@@ -206,7 +206,7 @@ def test_a_new_certificate_of_the_same_identity_needs_no_restart(lab: Lab, resto
     )
     wanted = ssl.PEM_cert_to_DER_cert(plant.paths.server_certificate.read_text())
     eventually("the new one is shown", ACTS_SECONDS_MAX, lambda: _shown_by(plant) == wanted)
-    assert timedelta(days=300) < timedelta(days=plant.ask("status")["certificate_days_left"])
+    assert timedelta(days=300) < timedelta(days=plant.status()["certificate_days_left"])
 
 
 def _shown_by(zone: Zone) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 from tests.support.lab_zones import ENTERPRISE, OPERATIONAL, Lab, Zone, eventually, place_in_file, run
+from tests.support.patience import busyness
 from tests.support.peer_caller import Caller, behind, calling
 
 from bsfg.cli.local_client import route
@@ -209,15 +210,15 @@ def test_unknown_peers_and_streams_are_named_with_those_that_are_known(lab: Lab)
 
 @pytest.mark.parametrize("tail", ["a..b", "a b", "*", "a.>", ".a", "a.", "x" * 300])
 def test_a_bad_subject_tail_appends_nothing(lab: Lab, tail: str) -> None:
-    before = lab.plant.ask("stream", "info", "facts.orders")["last_sequence"]
+    before = lab.plant.stream("facts.orders")["last_sequence"]
     status, code, _ = lab.plant.refused("append", "--stream", "facts.orders", "--subject", tail, "-", stdin=b"{}")
     assert (status, code) == (2, "invalid_request")
-    assert lab.plant.ask("stream", "info", "facts.orders")["last_sequence"] == before
+    assert lab.plant.stream("facts.orders")["last_sequence"] == before
 
 
 def test_reserved_headers_and_too_large_payloads_append_nothing(lab: Lab) -> None:
     plant = lab.plant
-    before = plant.ask("stream", "info", "facts.orders")["last_sequence"]
+    before = plant.stream("facts.orders")["last_sequence"]
     for name in ("Nats-Rollup", "Nats-Msg-Id", "bsfg-origin", "NATS-Expected-Last-Sequence"):
         envelope = json.dumps({"data": "{}", "headers": [[name, "all"]]}).encode()
         status, code, message = plant.refused("append", "--stream", "facts.orders", "--envelope", "-", stdin=envelope)
@@ -225,7 +226,7 @@ def test_reserved_headers_and_too_large_payloads_append_nothing(lab: Lab) -> Non
     too_large = b"x" * (1024 * 1024 + 1)
     status, code, _ = plant.refused("append", "--stream", "facts.orders", "-", stdin=too_large)
     assert (status, code) == (1, "too_large")
-    assert plant.ask("stream", "info", "facts.orders")["last_sequence"] == before
+    assert plant.stream("facts.orders")["last_sequence"] == before
     largest = plant.ask("append", "--stream", "facts.orders", "-", stdin=too_large[1:])
     assert largest["last_sequence"] == before + 1
 
@@ -233,7 +234,7 @@ def test_reserved_headers_and_too_large_payloads_append_nothing(lab: Lab) -> Non
 def test_help_answers_at_once() -> None:
     seconds = min(run(*program.command_line("--help")).seconds for _ in range(5))
     print(f"bsfg --help: {seconds * 1000:.0f} ms")
-    assert seconds < HELP_SECONDS_MAX
+    assert seconds < HELP_SECONDS_MAX * busyness()
 
 
 # Bodies on the peer listener
@@ -376,7 +377,7 @@ def test_nothing_of_all_this_is_an_alarm_for_the_link(lab: Lab) -> None:
     cursor = lab.level()
     assert cursor["gaps"] == []
     for zone in (lab.enterprise, lab.plant):
-        assert zone.ask("status")["health"] == "ok"
+        assert zone.status()["health"] == "ok"
         assert not [line for line in zone.log() if line["event"] in ("request_failed", "link_fault")]
         assert _faults(zone) == []
 

@@ -139,7 +139,7 @@ def test_a_second_gateway_of_one_home_is_refused_and_harms_nothing(lab: Lab) -> 
     assert "another gateway serves this home" in error["message"]
     assert held.find_server(plant.home) == server, "the nats-server of the first one was stopped"
     assert plant.append(ORDERS, b'{"still":"here"}')["appended"] == 1
-    assert plant.ask("status")["health"] == "ok"
+    assert plant.status()["health"] == "ok"
 
 
 def _timed_append(zone: Zone, payload: bytes) -> tuple[float, Done]:
@@ -174,7 +174,7 @@ def test_a_nats_that_hangs_is_refused_in_time_and_comes_back_by_itself(lab: Lab)
         row = eventually("the link names it", NAMED_SECONDS_MAX, lambda: _state(plant, "local_unavailable"))
         assert row["error"]
         assert _health_seconds(plant) < HEALTH_SECONDS_MAX
-        health = plant.api.get(route("status"))
+        health = plant.status()
         assert health["health"] == "degraded"
         assert any("store" in problem or "nats" in problem.lower() for problem in health["problems"])
         # The other zone neither waits nor suffers.
@@ -188,7 +188,7 @@ def test_a_nats_that_hangs_is_refused_in_time_and_comes_back_by_itself(lab: Lab)
     assert stored.count('{"before":"hang"}') == stored.count('{"after":"hang"}') == 1
     # Refused for sure means not stored; unknown may be either, but never twice.
     assert stored.count('{"during":"hang"}') <= (1 if refused.error["code"] == "outcome_unknown" else 0)
-    eventually("healthy", RECOVERS_SECONDS_MAX, lambda: plant.api.get(route("status"))["health"] == "ok")
+    eventually("healthy", RECOVERS_SECONDS_MAX, lambda: plant.status()["health"] == "ok")
 
 
 def _state(zone: Zone, state: str) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def test_a_nats_that_is_killed_is_started_again_and_nothing_acknowledged_is_lost
     lost = [number for number in acknowledged if stored.count(f"kill {number}") != 1]
     assert lost == []
     lab.healthy()
-    head = plant.ask("stream", "info", SHIPMENTS)["last_sequence"]
+    head = plant.stream(SHIPMENTS)["last_sequence"]
     eventually(
         "enterprise has them all",
         RECOVERS_SECONDS_MAX,
@@ -247,7 +247,7 @@ def test_a_full_stream_refuses_and_widening_heals_it(lab: Lab) -> None:
         appended, refused = _fill(enterprise, stream)
         assert (refused.status, refused.error["code"]) == (1, "local_full")
         assert 10 < appended < 64
-        info = enterprise.ask("stream", "info", stream)
+        info = enterprise.stream(stream)
         assert info["messages"] == info["last_sequence"] == appended
         eventually("the fill is seen", 10, lambda: _fill_ratio(enterprise, stream) > 0.9)
         # A batch that does not fit tells how much of it went in: nothing.
@@ -256,11 +256,11 @@ def test_a_full_stream_refuses_and_widening_heals_it(lab: Lab) -> None:
         assert enterprise.append("facts.telemetry", b"{}")["appended"] == 1
     assert enterprise.ask("config", "reload")["reloaded"] is True
     eventually("room again", 10, lambda: _appends(enterprise, stream))
-    head = enterprise.ask("stream", "info", stream)["last_sequence"]
+    head = enterprise.stream(stream)["last_sequence"]
     eventually(
         "plant-a has them all", RECOVERS_SECONDS_MAX, lambda: lab.plant.cursor(stream=stream)["sequence"] == head
     )
-    assert lab.plant.ask("stream", "info", stream, "--peer", ENTERPRISE)["messages"] == head
+    assert lab.plant.stream(stream, peer=ENTERPRISE)["messages"] == head
 
 
 def _fill(zone: Zone, stream: str) -> tuple[int, Done]:

@@ -16,6 +16,7 @@ def test_one_broken_thing_fails_one_check(full_lab: Lab, row: Row) -> None:
     fails_there_alone(full_lab, row)
 
 
+@pytest.mark.slow
 def test_nothing_broken_fails_nothing_on_either_side(full_lab: Lab) -> None:
     full_lab.healthy()
     for zone, peer in ((full_lab.plant, ENTERPRISE), (full_lab.enterprise, PLANT)):

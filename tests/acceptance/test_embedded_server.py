@@ -22,8 +22,10 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig, StreamConfig
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
+from bsfg.lab.homes import LOOPBACK, free_port
 from bsfg.model.names import StreamName, ZoneId, physical, subjects
 from bsfg.substrates.embedded import EmbeddedObserver, EmbeddedServer, EmbeddedState
 from bsfg.substrates.embedded_launch import ServerLauncher
@@ -54,17 +56,11 @@ asyncio.run(main())
 MakeServer = Callable[..., EmbeddedServer]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 async def make(tmp_path: Path) -> AsyncIterator[MakeServer]:
     """Makes servers of one home and port, all of them gone at the end."""
     made: list[EmbeddedServer] = []
-    port = free_port()
+    port = free_port(LOOPBACK, set())
 
     def new(**changes: Any) -> EmbeddedServer:
         arguments: dict[str, Any] = {"home": tmp_path, "zone": ZONE, "port": port, "streams": [OPERATIONAL]}
@@ -116,7 +112,7 @@ async def count(connection: Client, stream: str) -> int:
 
 
 async def until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(seconds * patience()):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -135,7 +131,7 @@ async def start_in_another_process(home: Path, port: int) -> tuple[asyncio.subpr
         sys.executable, "-c", STARTER, str(home), str(port), stdout=asyncio.subprocess.PIPE
     )
     assert parent.stdout is not None
-    line = await asyncio.wait_for(parent.stdout.readline(), SECONDS)
+    line = await asyncio.wait_for(parent.stdout.readline(), SECONDS * patience())
     return parent, int(line)
 
 
@@ -244,7 +240,7 @@ async def test_a_server_that_cannot_be_adopted_is_restarted_in_order(make: MakeS
     await first.detach()
     if damage == "record":
         first.paths.record.write_text("{")
-    second = make(port=free_port() if damage == "port" else first.port)
+    second = make(port=free_port(LOOPBACK, set()) if damage == "port" else first.port)
     await second.start()
     assert second.pid != pid
     async with connected(second) as gateway:
@@ -279,7 +275,7 @@ async def test_a_stop_comes_although_a_library_swallows_its_cancellation(
     server = make()
     starting = asyncio.create_task(server.start())
     await until(lambda: server.pid is not None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * patience()):
         await server.stop()
     assert (swallowed, server.pid) == (1, None)
     await asyncio.gather(starting, return_exceptions=True)
@@ -585,7 +581,7 @@ async def test_new_streams_are_served_without_a_restart_and_old_ones_no_longer(m
 async def test_streams_applied_while_it_starts_are_served_when_it_is_ready(make: MakeServer) -> None:
     server = make()
     starting = asyncio.create_task(server.start())
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(SECONDS * patience()):
         while server.pid is None:  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert server.state is EmbeddedState.STARTING

@@ -28,9 +28,11 @@ from tests.support.lab_zones import (
 )
 from tests.support.nats import running_nats
 from tests.support.nats_cluster import NatsCluster, claiming, running_cluster
+from tests.support.patience import patience
 
 from bsfg.config.home import Home
 from bsfg.config.load import load
+from bsfg.errors import BsfgError
 from bsfg.lab import held, homes, processes, program
 from bsfg.lab.homes import LabPaths
 from bsfg.lab.processes import LabZone
@@ -98,15 +100,15 @@ class Stage:
 
 def obstacle(zone: Zone) -> str:
     """Why the zone is not healthy; empty if it is."""
-    done = zone.bsfg("status", "--output", "json")
-    if done.status != 0:
-        return done.errors
-    return "; ".join(done.json["problems"])
+    try:
+        return "; ".join(zone.status()["problems"])
+    except BsfgError as error:
+        return error.message
 
 
 def is_level(sender: Zone, receiver: Zone) -> bool:
-    heads = {row["stream"]: row["last_sequence"] for row in sender.ask("stream", "list")["streams"]}
-    rows = [row for row in receiver.ask("cursor", "list")["cursors"] if row["peer"] == sender.place.zone]
+    heads = {row["stream"]: row["last_sequence"] for row in sender.streams()["streams"]}
+    rows = [row for row in receiver.cursors()["cursors"] if row["peer"] == sender.place.zone]
     return all(row["state"] == "level" and row["scanned_through"] >= heads[row["stream"]] for row in rows)
 
 
@@ -245,6 +247,7 @@ def numbers_of(messages: Sequence[StoredMessage]) -> list[int]:
     return [row["number"] for row in found if set(row) == {"number", "text"}]
 
 
+@pytest.mark.slow
 async def test_nothing_is_lost_or_repeated_while_servers_die(stage: Stage) -> None:
     with producing(stage.enterprise, OPERATIONAL) as down, producing(stage.plant, ORDERS) as up:
         eventually(
@@ -315,11 +318,11 @@ async def test_without_any_server_the_gateway_refuses_and_comes_back_by_itself(s
 
 def test_every_monitor_says_that_its_server_syncs_always(stage: Stage) -> None:
     stage.level()
-    status = stage.plant.ask("status")
+    status = stage.plant.status()
     assert status["substrate"]["durability"] == "strict"
     assert status["substrate"]["durability_reason"] is None
     assert (status["health"], status["problems"]) == ("ok", [])
-    rows = stage.plant.ask("stream", "list")["streams"]
+    rows = stage.plant.streams()["streams"]
     assert {row["durability"] for row in rows} == {"strict"}
 
 
@@ -334,11 +337,11 @@ def test_every_monitor_says_that_its_server_syncs_always(stage: Stage) -> None:
 def test_what_can_not_be_seen_is_unverified(stage: Stage, monitors: int, reason: str) -> None:
     with restarted_with(stage, substrate_line(stage.cluster, monitors=monitors)):
         eventually("the reason is told", UP_SECONDS, lambda: reason in obstacle(stage.plant))
-        status = stage.plant.ask("status")
+        status = stage.plant.status()
         assert status["health"] == "degraded"
         assert status["problems"] == [f"durability of the local store is unverified: {reason}"]
         assert status["substrate"]["durability"] == "unverified"
-        rows = stage.plant.ask("stream", "list")["streams"]
+        rows = stage.plant.streams()["streams"]
         assert {row["durability"] for row in rows} == {"unverified"}
     stage.level()
 
@@ -380,7 +383,7 @@ def _is_refused(stage: Stage, url: str) -> None:
 
 
 def _link_states(stage: Stage) -> list[str]:
-    return [row["state"] for row in stage.plant.ask("cursor", "list")["cursors"]]
+    return [row["state"] for row in stage.plant.cursors()["cursors"]]
 
 
 # Streams that were there, and limits that change.
@@ -441,7 +444,7 @@ async def test_a_limit_is_widened_by_itself_and_narrowed_by_an_operator(stage: S
 
 
 def _row(stage: Stage, stream: str) -> dict[str, Any]:
-    rows: Sequence[dict[str, Any]] = stage.plant.ask("stream", "list")["streams"]
+    rows: Sequence[dict[str, Any]] = stage.plant.streams()["streams"]
     return next(row for row in rows if row["stream"] == stream and row["direction"] == "local")
 
 
@@ -450,6 +453,6 @@ def _differing(stage: Stage) -> list[str]:
 
 
 async def _until_equal(ask: Callable[[], Any], wanted: int) -> None:
-    async with asyncio.timeout(UP_SECONDS):
+    async with asyncio.timeout(UP_SECONDS * patience()):
         while await ask() != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.2)

@@ -11,8 +11,8 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,11 +26,11 @@ from tests.support.lab_zones import (
     eventually,
 )
 
+from bsfg.errors import BsfgError
 from bsfg.lab.stores import StoredMessage
 from bsfg.model.names import inbound_physical, inbound_subject, parse_stream, parse_zone
 
 OTHER: Final = "facts.batch_completed"
-OTHER_LINK: Final = ("--peer", ENTERPRISE, "--stream", OTHER)
 RECORD_SUBJECT: Final = f"$KV.bsfg_links.{ENTERPRISE}.{OPERATIONAL}"
 ENTRY: Final = f"    stream: {OPERATIONAL}\n    init_mode: bounded_backfill_24h\n"
 """The link's entry in the lab's cursors.yaml."""
@@ -63,9 +63,9 @@ def halted(lab: Lab, reason: str, seconds: float = 15.0) -> dict[str, Any]:
     eventually(
         "the other link goes on",
         10.0,
-        lambda: lab.plant.ask("cursor", "query", *OTHER_LINK)["sequence"] == head,
+        lambda: lab.plant.cursor(stream=OTHER)["sequence"] == head,
     )
-    status = lab.plant.ask("status")
+    status = lab.plant.status()
     assert status["health"] == "degraded"
     assert any(reason in problem for problem in status["problems"]), status["problems"]
     return found
@@ -163,7 +163,14 @@ def restart_plant(lab: Lab) -> None:
 
 def up(lab: Lab) -> None:
     """Wait until plant-a's gateway answers and its link has looked."""
-    eventually("plant-a answers", 15.0, lambda: lab.plant.bsfg("cursor", "query", *LINK).status == 0)
+    eventually("plant-a answers", 15.0, lambda: answers(lab.plant.cursor))
+
+
+def answers(ask: Callable[[], object]) -> bool:
+    with suppress(BsfgError):
+        ask()
+        return True
+    return False
 
 
 @pytest.fixture(autouse=True)
@@ -240,7 +247,7 @@ async def test_a_source_restored_from_an_older_copy_is_ahead_of_source_until_it_
     lab.enterprise.stop_gateway()
     shutil.copytree(store, tmp_path / "copy")
     lab.enterprise.start_gateway()
-    eventually("enterprise answers", 15.0, lambda: lab.enterprise.bsfg("stream", "list").status == 0)
+    eventually("enterprise answers", 15.0, lambda: answers(lab.enterprise.streams))
     publish(lab, 3)
     before = lab.level()
     lab.enterprise.stop_gateway()
@@ -332,7 +339,7 @@ async def test_an_emptied_inbound_stream_is_a_local_reset_and_a_rewind_leads_out
     lab.plant.start_gateway()
     up(lab)
     halted(lab, "local_reset")
-    first = lab.enterprise.ask("stream", "info", OPERATIONAL)["first_sequence"]
+    first = lab.enterprise.stream(OPERATIONAL)["first_sequence"]
     answer = await rewound(lab, first, "emptied by mistake")
     assert answer["present"]["sequence"] is None or answer["present"]["epoch"] == row["epoch"]
     assert (await checked(lab))[0] == (row["epoch"], first)
@@ -475,9 +482,9 @@ async def test_keep_removes_the_oldest_and_never_the_last_fact(lab: Lab) -> None
     held = len(await messages(lab, row["generation"]))
     assert held >= 200
     with configured(lab, "keep: {max_bytes: 20KiB}"):
-        eventually("keep by bytes", 20.0, lambda: first_sequence(lab) > row["local_sequence"] - 100)
-        info = lab.plant.ask("stream", "info", OPERATIONAL, "--peer", ENTERPRISE)
-        assert 15 * 1024 < info["bytes"] <= 20 * 1024, "as much as keep allows, and no more than that"
+        eventually("keep by bytes", 20.0, lambda: bytes_held(lab) <= 20 * 1024)
+        assert bytes_held(lab) > 15 * 1024, "as much as keep allows"
+        assert first_sequence(lab) > row["local_sequence"] - 100
     with configured(lab, "keep: {max_age: 1s}"):
         eventually("keep by age", 20.0, lambda: first_sequence(lab) == row["local_sequence"])
     assert [message.origin.sequence for message in await messages(lab, row["generation"])] == [row["sequence"]]
@@ -488,8 +495,12 @@ async def test_keep_removes_the_oldest_and_never_the_last_fact(lab: Lab) -> None
     await drop_old(lab)
 
 
+def bytes_held(lab: Lab) -> int:
+    return int(lab.plant.stream(OPERATIONAL, peer=ENTERPRISE)["bytes"])
+
+
 def first_sequence(lab: Lab) -> int:
-    return int(lab.plant.ask("stream", "info", OPERATIONAL, "--peer", ENTERPRISE)["first_sequence"])
+    return int(lab.plant.stream(OPERATIONAL, peer=ENTERPRISE)["first_sequence"])
 
 
 async def test_a_fact_that_we_can_not_store_halts_or_is_set_aside_and_is_never_skipped_in_silence(lab: Lab) -> None:

@@ -105,7 +105,7 @@ def test_advice_by_hand(lab: Lab) -> None:
     lab.level()
     heard, polled = len(lines(plant, OPERATIONAL)), fetches(plant, OPERATIONAL)
     answer = enterprise.ask("admin", "notify", "--peer", PLANT, "--stream", OPERATIONAL)
-    head = enterprise.ask("stream", "info", OPERATIONAL)["last_sequence"]
+    head = enterprise.stream(OPERATIONAL)["last_sequence"]
     assert answer == {"peer": PLANT, "stream": OPERATIONAL, "head": head, "taken": True}
     eventually("it is logged", 2, lambda: len(lines(plant, OPERATIONAL)) == heard + 1)
     eventually("it is polled upon", 2, lambda: fetches(plant, OPERATIONAL) > polled)

@@ -30,7 +30,7 @@ from tests.support.lab_zones import (
     printed_seconds,
     running_lab,
 )
-from tests.support.patience import patience
+from tests.support.patience import busyness
 from tests.support.third_zone import ENERGY, NORTH, build_third_zone
 
 from bsfg.cli.local_client import route
@@ -164,7 +164,7 @@ def outside(zone: Zone) -> dict[str, Any]:
         # What fails now and then has a sample only once it did.
         if "failures" not in sample.name and sample.labels.get("result", "ok") == "ok"
     }
-    status = zone.ask("status")
+    status = zone.status()
     return {"metrics": samples, "status": sorted(status), "link": sorted(status["links"][0])}
 
 
@@ -187,7 +187,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
             with_workers = _restart(lab.plant)
             printed_seconds("start alone, until ready", alone)
             printed_seconds("start with two workers, until ready", with_workers)
-            assert with_workers < STARTS_SECONDS_MAX * patience()
+            assert with_workers < STARTS_SECONDS_MAX * busyness()
             yield found
     finally:
         processes.stop_zone(north.home)
@@ -266,7 +266,9 @@ def test_commands_act_on_a_link_in_a_worker(three: Three) -> None:
 def test_a_partition_cuts_a_worker_off_and_its_end_begins_a_recovery(three: Three) -> None:
     began = time.monotonic()
     three.plant.ask("admin", "partition", "--peer", NORTH, "--reason", "drill")
-    eventually("the link is partitioned", ACTS_SECONDS_MAX, lambda: three.cursor()["state"] == "partitioned")
+    eventually(
+        "the link is partitioned", ACTS_SECONDS_MAX, lambda: three.cursor()["state"] == "partitioned", promised=True
+    )
     printed_seconds("partition", time.monotonic() - began)
     held_at = three.cursor()["sequence"]
     three.append(4)
@@ -380,7 +382,7 @@ def test_no_worker_outlives_its_gateway(three: Three) -> None:
     assert len(left) == 2
     three.plant.kill_gateway()
     began = time.monotonic()
-    eventually("the workers have ended", ACTS_SECONDS_MAX, lambda: not any(map(is_alive, left)))
+    eventually("the workers have ended", ACTS_SECONDS_MAX, lambda: not any(map(is_alive, left)), promised=True)
     printed_seconds("gateway killed: its workers are gone", time.monotonic() - began)
     three.append(3)
     began = time.monotonic()

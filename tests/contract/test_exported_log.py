@@ -7,6 +7,7 @@ import time
 
 import pytest
 from tests.contract.stores import LOCAL, STREAM, Store
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import InitMode, StartKind, parse_init_mode
@@ -255,11 +256,11 @@ async def test_a_read_of_a_purged_stream_goes_on_with_what_comes(store: Store) -
 
 async def test_a_waiting_read_returns_with_the_first_fact(store: Store) -> None:
     await filled(store, 1)
-    reading = asyncio.create_task(store.exported.read(STREAM, 1, PageLimits(wait_seconds=10.0)))
+    reading = asyncio.create_task(store.exported.read(STREAM, 1, PageLimits(wait_seconds=30.0)))
     await asyncio.sleep(0.2)
     assert not reading.done()
     await store.put(LOCAL, STREAM, b"", b"late")
-    found = await asyncio.wait_for(reading, 2.0)
+    found = await asyncio.wait_for(reading, 2.0 * patience())
     assert [fact.payload for fact in found.facts] == [b"late"]
 
 

@@ -13,6 +13,7 @@ from tests.faults.producer import Producer
 from tests.faults.report import Report
 from tests.faults.stage import Stage, Stuck, staged
 from tests.support.lab_zones import ENTERPRISE, OPERATIONAL, PLANT
+from tests.support.patience import patience
 
 from bsfg.daemon.failpoints import LABELS
 
@@ -62,7 +63,7 @@ def _cross(stage: Stage, producer: Producer, failpoint: str, deleted: dict[int, 
         _delete_last(stage, producer, deleted)
     keeper = stage.keeper(PLANT)
     keeper.start_armed(failpoint)
-    deadline = time.monotonic() + REACH_SECONDS
+    deadline = time.monotonic() + REACH_SECONDS * patience()
     while time.monotonic() < deadline and keeper.ended_by() is None:
         time.sleep(FEED_SECONDS)
         if not failpoint.startswith("record"):
@@ -74,7 +75,7 @@ def _cross(stage: Stage, producer: Producer, failpoint: str, deleted: dict[int, 
 
 def _append(producer: Producer, facts: int) -> None:
     producer.start(producer.ledger.count + facts)
-    if not producer.join(REACH_SECONDS):
+    if not producer.join(REACH_SECONDS * patience()):
         raise Stuck(f"{facts} facts could not be appended")
 
 

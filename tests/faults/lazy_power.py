@@ -17,6 +17,7 @@ from tests.faults.judge import judge_copy, read_copy, read_source
 from tests.faults.report import Report
 from tests.faults.stage import ORDERS, POLL_SECONDS, Stage, Stuck
 from tests.support.lab_zones import ENTERPRISE, OPERATIONAL, PLANT
+from tests.support.patience import patience
 
 from bsfg.cli.local_client import route
 
@@ -57,7 +58,7 @@ def _cut_again_and_again(stage: Stage, disk: Disk, cuts: int, report: Report, un
 
 def _settled(stage: Stage, receiver: str, peer: str, stream: str) -> str | None:
     """The reason that a link is halted for; None once it is level with all that its source has."""
-    deadline = time.monotonic() + SETTLE_SECONDS
+    deadline = time.monotonic() + SETTLE_SECONDS * patience()
     row: dict[str, Any] | None = None
     while time.monotonic() < deadline:
         row = stage.cursor(receiver, peer, stream)
@@ -80,7 +81,7 @@ def _lead_out(stage: Stage, receiver: str, peer: str, stream: str) -> None:
     first = max(1, stage.zone(peer).api.get(route("streams", stream))["first_sequence"])
     words = ("--peer", peer, "--stream", stream, "--to", str(first), "--reason", "a power cut")
     zone.ask("cursor", "rewind", *words, "--accept-differences")
-    deadline = time.monotonic() + SETTLE_SECONDS
+    deadline = time.monotonic() + SETTLE_SECONDS * patience()
     while zone.cursor(peer, stream)["generation"] == before or not stage.is_level(
         stage.cursor(receiver, peer, stream), peer, stream
     ):

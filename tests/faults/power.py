@@ -21,6 +21,7 @@ from tests.faults.producer import Producer, payload_of
 from tests.faults.report import Report
 from tests.faults.stage import ANSWER_SECONDS, ASK_SECONDS, ORDERS, Stage, Stuck, staged
 from tests.support.lab_zones import ENTERPRISE, OPERATIONAL, PLANT
+from tests.support.patience import patience
 
 from bsfg.cli.local_client import route
 from bsfg.errors import BsfgError
@@ -133,7 +134,7 @@ def _conclude_control(stage: Stage, facts: Producer, lost: int, report: Report) 
     """Facts come again from their source; lost orders are gone, and the link that had them says so by name."""
     if not lost:
         report.wrong.append("nothing acknowledged was lost at default sync: the harness is broken")
-    deadline = time.monotonic() + DRAIN_SECONDS
+    deadline = time.monotonic() + DRAIN_SECONDS * patience()
     while True:
         rows = {
             OPERATIONAL: stage.cursor(PLANT, ENTERPRISE, OPERATIONAL),
@@ -151,7 +152,7 @@ def _conclude_control(stage: Stage, facts: Producer, lost: int, report: Report) 
 
 
 def _wait_answer(stage: Stage) -> None:
-    deadline = time.monotonic() + ANSWER_SECONDS
+    deadline = time.monotonic() + ANSWER_SECONDS * patience()
     while time.monotonic() < deadline:
         try:
             status = stage.zone(PLANT).api.get(route("status"), deadline_seconds=ASK_SECONDS)

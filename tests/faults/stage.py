@@ -19,6 +19,7 @@ from tests.faults import machine
 from tests.faults.line import FaultProxy, Packets
 from tests.faults.producer import Ledger, Producer
 from tests.support.lab_zones import ENTERPRISE, OPERATIONAL, PLANT, Lab, Zone
+from tests.support.patience import patience
 
 from bsfg.cli.local_client import route
 from bsfg.daemon import failpoints
@@ -179,7 +180,7 @@ class Stage:
         began = time.monotonic()
         pairs = [(PLANT, ENTERPRISE, OPERATIONAL), (ENTERPRISE, PLANT, ORDERS)]
         last: dict[str, Any] | None = None
-        while pairs and time.monotonic() - began < seconds:
+        while pairs and time.monotonic() - began < seconds * patience():
             receiver, peer, stream = pairs[0]
             last = self.cursor(receiver, peer, stream)
             if self.is_level(last, peer, stream):
@@ -188,7 +189,7 @@ class Stage:
                 time.sleep(POLL_SECONDS)
         if pairs:
             state = last and {name: last[name] for name in ("state", "reason", "scanned_through")}
-            raise Stuck(f"{pairs[0][2]} at {pairs[0][0]} is not level after {seconds:.0f} s: {state}")
+            raise Stuck(f"{pairs[0][2]} at {pairs[0][0]} is not level after {time.monotonic() - began:.0f} s: {state}")
         return time.monotonic() - began
 
     def is_level(self, row: dict[str, Any] | None, peer: str, stream: str) -> bool:

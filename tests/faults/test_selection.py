@@ -1,6 +1,7 @@
 """A short selection of `make faults`, with the real programs; the long runs are for people and nights.
 
-Each runs as a program of its own, since only that can have namespaces of its own.
+Each runs as a program of its own, since only that can have namespaces of its own; the longest has its own file, for
+another worker.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from typing import Final
 
 import pytest
 from tests.faults import machine
-
-from bsfg.daemon.failpoints import LABELS
+from tests.support.patience import patience
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 RUN_SECONDS_MAX: Final = 150
@@ -27,16 +27,12 @@ def run(*arguments: str) -> str:
     """What the run printed; it has to be exact."""
     seed = os.environ.get("BSFG_SEED") or str(random.SystemRandom().randrange(10**6))
     command = [sys.executable, "-m", "tests.faults", "--seed", seed, "--quiet", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False)
+    seconds_max = RUN_SECONDS_MAX * patience()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds_max, check=False)
     print(done.stdout)
     assert done.returncode == 0, f"BSFG_SEED={seed} repeats this run\n{done.stdout}\n{done.stderr}"
     assert "all exact" in done.stdout
     return done.stdout
-
-
-def test_nothing_is_lost_wherever_the_receiving_gateway_kills_itself() -> None:
-    said = run("--only", "failpoints")
-    assert [label for label in LABELS if f"1 {label}:" not in said] == []
 
 
 @pytest.mark.skipif(not CAN_CUT_POWER, reason="a power cut wants root, namespaces and loop mounts")

@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 from nats.js.api import AckPolicy, ConsumerConfig
-from tests.support.broken_lab import Break, Row, both, configured, inputs, kept, reload, start_again
+from tests.support.broken_lab import Break, Row, both, configured, inputs, kept, reload
 from tests.support.certificates import made_again
 from tests.support.lab_zones import ENTERPRISE, INBOUND_STREAM, OPERATIONAL, PLANT, Lab, Zone, eventually
 from tests.support.middleman import Carelessness, between
@@ -58,11 +58,11 @@ def other_clock(lab: Lab) -> Iterator[None]:
             patch.setenv(name, value)
         lab.enterprise.start_gateway()
     try:
-        start_again(lab)
+        lab.healthy()
         yield
     finally:
         lab.enterprise.stop_gateway()
-        start_again(lab)
+        lab.healthy()
 
 
 @contextmanager
@@ -120,11 +120,11 @@ def lazily_and_unapproved(zone: str) -> Break:
                 place.changed(place.paths.zone_file, ("lab: true", "lab: true\ndurability: lazy")),
                 unapproved(lab),
             ):
-                start_again(lab)
+                lab.healthy()
                 yield
                 place.stop_gateway()
         finally:
-            start_again(lab)
+            lab.healthy()
 
     return broken
 
@@ -236,12 +236,7 @@ ROWS: Final = (
     Row("trust.clock", other_clock, outcome="warned"),
     Row("streams.durability", lazily_and_unapproved(PLANT), outcome="warned"),
     Row("streams.peer-durability", lazily_and_unapproved(ENTERPRISE), outcome="warned"),
-    Row(
-        "denial.no-certificate",
-        through_a_middleman(takes_no_certificate=True),
-        outcome="warned",
-        in_each_run=True,
-    ),
+    Row("denial.no-certificate", through_a_middleman(takes_no_certificate=True), outcome="warned"),
     Row("denial.expired", through_a_middleman(takes_expired=True), outcome="warned"),
     Row("denial.unlisted-identity", listed_stranger, outcome="warned"),
     Row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,9 +11,6 @@ from typing import Any, Final
 import pytest
 from _pytest.mark.structures import ParameterSet
 from tests.support.lab_zones import ENTERPRISE, Lab, Zone, eventually
-
-from bsfg.errors import BsfgError
-from bsfg.lab import processes
 
 MET: Final = {"passed", "passed with exception", "attested", "not run", "skipped"}
 RUN_SECONDS: Final = 120.0
@@ -116,15 +113,6 @@ def kept(zone: Zone, *paths: Path) -> Iterator[None]:
             path.touch(mode)
             path.write_bytes(content)
         reload(zone)
-
-
-def start_again(lab: Lab) -> None:
-    """Both zones are up; a machine that is busy with other tests gets another try."""
-    for _ in range(2):
-        with suppress(BsfgError):
-            processes.start(lab.directory)
-            return
-    processes.start(lab.directory)
 
 
 def reload(zone: Zone) -> None:

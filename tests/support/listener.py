@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError
 from bsfg.transport.acceptor import Acceptor, AcceptorLimits
@@ -51,7 +52,7 @@ class Listener:
 
 async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Returns as soon as the condition holds; fails when it does not within the time."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * patience()
     while not condition():
         assert time.monotonic() < end, "it did not come about in time"
         await _a_moment()

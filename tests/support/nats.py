@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.patience import patience
+
 from bsfg.substrates.nats_connection import NatsConnection, NatsTarget
 
 BINARY: Final = Path(sys.executable).with_name("nats-server")
@@ -75,7 +77,7 @@ class NatsServer:
 
     def _wait_for_port(self) -> int:
         ports_file = self.directory / f"{BINARY.name}_{self.pid}.ports"
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + START_SECONDS * patience()
         while time.monotonic() < deadline:
             assert self._process is not None
             if self._process.poll() is not None:

@@ -86,7 +86,7 @@ def told(story: Story, lab: Lab, pages: Pages, folder: Path) -> None:
     plant = lab.plant
     assert not firing(plant, story, folder), "it must not fire before"
     with story.fault(lab):
-        eventually(f"{story.metric} tells of it", story.seconds, lambda: _holds(plant, story))
+        eventually(f"{story.metric} tells of it", story.seconds, lambda: _holds(plant, story), promised=True)
         assert firing(plant, story, folder)
         eventually("the page tells of it", 5, lambda: story.page in pages.text())
         eventually("the status tells of it", 5, lambda: story.status in plant.bsfg("status").output)

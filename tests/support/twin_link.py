@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.patience import patience
+
 from bsfg.core.backoff import Backoff
 from bsfg.core.link_state import Link, LinkSettings
 from bsfg.daemon.driver import LinkDriver
@@ -198,7 +200,7 @@ class TwinLink:
         self._task = asyncio.create_task(self.driver.run())
 
     async def until(self, holds: Callable[[], bool], seconds: float = 5.0) -> None:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds * patience()):
             while not holds():
                 await self.driver.changed()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ruamel.yaml import YAML
+from tests.support.patience import patience
 
 from bsfg.daemon.telemetry import COUNTERS, GAUGES, Telemetry
 
@@ -143,7 +144,7 @@ def alertmanager(folder: Path) -> Iterator[str]:
     )
     try:
         base = f"http://127.0.0.1:{port}/api/v2"
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * patience()
         while True:
             try:
                 urllib.request.urlopen(f"{base}/status", timeout=2).close()
@@ -165,7 +166,7 @@ def post(base: str, labels: list[dict[str, str]]) -> None:
 
 def active(base: str, count: int, wanted: set[str]) -> set[str]:
     """Names of the alerts that would be sent, once all are known and judged as wanted, or after ten seconds."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 10 * patience()
     while True:
         with urllib.request.urlopen(f"{base}/alerts", timeout=5) as response:
             found = json.load(response)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -121,14 +122,17 @@ def run_inner_tests(folder: Path, allowed: str) -> subprocess.CompletedProcess[s
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("allowed", "status"),
     [
-        ("", 1),
-        ("test_inner.py::test_runs  # another test\n", 1),
+        ("", 10),
+        ("test_inner.py::test_runs  # another test\n", 10),
         ("# a comment\ntest_inner.py::test_skips  # there is no such device here\n", 0),
     ],
 )

@@ -47,7 +47,11 @@ class StoreKeeper:
         """Watch until cancelled."""
         while True:
             self._note_loss()
-            if self.connection.connected and (not self.is_ready or self._again.is_set()):
+            if not self.connection.connected:
+                # A request waits for the connection: it stays set, so that waiting for it would never let others run.
+                await asyncio.sleep(RETRY_SECONDS / 4)
+                continue
+            if not self.is_ready or self._again.is_set():
                 await self._provision()
             try:
                 async with asyncio.timeout(PROBE_SECONDS if self.is_ready else RETRY_SECONDS / 4):

@@ -63,6 +63,7 @@ def keep_freed_memory() -> None:
 def spare_collections() -> None:
     """Pages are tens of thousands of small tuples without cycles: looking through them again and again costs a tenth
     of the time, so the collector looks seldom, and never at what was there before the start."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)

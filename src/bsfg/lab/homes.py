@@ -28,8 +28,9 @@ from bsfg.transport.development_ca import (
 )
 
 LISTEN_PORT: Final = 9443
-LISTEN_PORT_VARIABLE: Final = "BSFG_LAB_LISTEN_PORT"
-"""Names another port to try first, for labs that run side by side and are stopped and started meanwhile."""
+PORTS_VARIABLE: Final = "BSFG_LAB_PORTS"
+"""Names the ports that a lab may take, ``20400-20799``, for labs that come and go side by side: the first is what their
+peer listeners prefer."""
 CERTIFICATE_DAYS: Final = 365
 LOOPBACK: Final = "127.0.0.1"
 # Below the kernel's range for outgoing connections, so that none of them takes a port while a zone is down.
@@ -149,21 +150,36 @@ def _choose_addresses() -> dict[str, Addresses]:
         taken.add(port)
         return port
 
-    chosen, preferred = {}, int(os.environ.get(LISTEN_PORT_VARIABLE, LISTEN_PORT))
+    ports = given_ports()
+    chosen, preferred = {}, ports.start if ports else LISTEN_PORT
     for spec in ZONES:
         listen = preferred if is_free(spec.host, preferred) else free(spec.host)
         chosen[spec.zone] = Addresses(f"{spec.host}:{listen}", f"{LOOPBACK}:{free(LOOPBACK)}", free(LOOPBACK))
     return chosen
 
 
+def given_ports() -> range | None:
+    """What the environment says under ``BSFG_LAB_PORTS``; ``configuration`` for what is no range of ports."""
+    text = os.environ.get(PORTS_VARIABLE, "")
+    if not text:
+        return None
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) < 2**16):
+        raise BsfgError(
+            Code.CONFIGURATION, f"{PORTS_VARIABLE}={text!r} is no range of ports", hint="write FIRST-LAST: 20400-20799"
+        )
+    return range(int(first), int(last) + 1)
+
+
 def free_port(host: str, taken: set[int]) -> int:
     """A port of this address that nobody listens on now; ``unavailable`` where none is found."""
-    for port in random.sample(_PORTS, _PORT_ATTEMPTS):
+    ports = given_ports() or _PORTS
+    for port in random.sample(ports, min(len(ports), _PORT_ATTEMPTS)):
         if port not in taken and is_free(host, port):
             return port
     raise BsfgError(
         Code.UNAVAILABLE,
-        f"no free port on {host} between {_PORTS.start} and {_PORTS.stop - 1}",
+        f"no free port on {host} between {ports.start} and {ports.stop - 1}",
         hint="is this address one of this machine's? ss -ltn shows who listens",
     )
 

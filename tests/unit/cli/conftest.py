@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.support.patience import patience
 from tests.unit.cli.canned import CannedOperations
 
 import bsfg
@@ -69,7 +70,7 @@ async def bsfg_program(*arguments: str | Path, stdin: bytes | None = None, **set
     given = {} if stdin is None else {"stdin": asyncio.subprocess.PIPE}
     process = await start_bsfg(*arguments, **given, **settings)
     try:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(SECONDS * patience()):
             stdout, stderr = await process.communicate(stdin)
     except TimeoutError:
         process.send_signal(signal.SIGKILL)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.patience import patience
 from tests.unit.cli.canned import CannedOperations
 from tests.unit.cli.conftest import Finished, bsfg_program, start_bsfg
 
@@ -88,7 +89,7 @@ async def test_a_producer_that_pauses_does_not_hold_its_facts_back(home: Path, o
     process = await start_bsfg(*APPEND, "--ndjson", "--home", home, stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(b"first\nsec")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * patience()):
         while operations.received != b"first\nsec":  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         stdout, _ = await process.communicate(b"ond\n")
@@ -100,7 +101,7 @@ async def test_an_input_without_end_is_refused_before_its_end(home: Path, operat
     process = await start_bsfg(*APPEND, "--home", home, stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
     assert process.stderr is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * patience()):
         process.stdin.write(b"x" * (PAYLOAD_BYTES_MAX + 2))
         assert b"1048576 bytes" in await process.stderr.readline()
         assert await process.wait() == 1
@@ -133,7 +134,7 @@ async def test_a_refusal_reaches_a_producer_that_pauses(home: Path, operations: 
     assert process.stdin is not None
     assert process.stderr is not None
     process.stdin.write(b"first\n")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * patience()):
         assert b"stdin:1-7: the stream is full; appended before it: 2 facts" in await process.stderr.readline()
         assert await process.wait() == 1
     process.stdin.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.support.patience import patience
 from tests.unit.cli.canned import LINK, CannedOperations
 from tests.unit.cli.conftest import bsfg_program, local_api, start_bsfg
 
@@ -208,7 +209,7 @@ async def test_a_rewind_that_does_not_end_well_exits_1(
 async def test_an_interrupted_rewind_says_that_the_gateway_goes_on(home: Path, decided: DecidedOperations) -> None:
     decided.rows = [LINK | {"rewinding": BUILDING}]
     process = await start_bsfg("cursor", "rewind", *NAME, *WHY, "--to", "5", "--home", home)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * patience()):
         while ("cursor", None) not in decided.calls:
             await decided.called.wait()
             await asyncio.sleep(0.05)

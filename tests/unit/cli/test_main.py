@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from tests.support.patience import patience
 from tests.unit.cli.canned import CannedOperations
 from tests.unit.cli.conftest import SOURCE, Finished, bsfg_program, start_bsfg
 
@@ -230,7 +231,7 @@ def test_what_nobody_foresaw_is_a_sentence(
 async def test_ctrl_c_is_exit_130_without_a_traceback(home: Path, operations: CannedOperations) -> None:
     process = await start_bsfg("read", "--stream", "facts.orders", "--follow", "--home", home)
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * patience()):
         assert (await process.stdout.readline()).startswith(b'{"sequence": 1,')
         process.send_signal(signal.SIGINT)
         _, complaint = await process.communicate()
@@ -241,7 +242,7 @@ async def test_ctrl_c_is_exit_130_without_a_traceback(home: Path, operations: Ca
 async def test_ctrl_c_while_waiting_for_an_answer(home: Path, operations: CannedOperations) -> None:
     operations.answers["status"] = operations.hold
     process = await start_bsfg("status", "--home", home)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * patience()):
         await operations.called.wait()
         process.send_signal(signal.SIGINT)
         _, complaint = await process.communicate()
@@ -257,7 +258,7 @@ async def test_a_reader_that_leaves_is_no_error(
     os.close(reading)
     process = await start_bsfg(*arguments, "--home", home, stdout=writing)
     os.close(writing)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * patience()):
         _, complaint = await process.communicate()
     assert (process.returncode, complaint) == (0, b"")
 

@@ -113,7 +113,7 @@ def load_these(zone: bytes, peers: bytes, cursors: bytes) -> None:
                 str(problem).encode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(contents, contents, contents)
 @example(b"a: &x [*x]", b"? {a: 1}\n: 2", b"'\\ud800': 1")
 @example(b"zone: !<tag:x> 1", b"peers: [[[]]]", b"cursors: {cursors: {}}")
@@ -121,7 +121,7 @@ def test_any_text(zone: bytes, peers: bytes, cursors: bytes) -> None:
     load_these(zone, peers, cursors)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(list(ZoneFile.model_fields)), trees, max_size=8),
     st.lists(st.dictionaries(st.sampled_from(list(PeerSection.model_fields)), trees, max_size=8), max_size=4),

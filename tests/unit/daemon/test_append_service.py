@@ -15,6 +15,7 @@ import structlog
 from structlog.testing import CapturingLogger
 from tests.support.local_appends import Edge, open_edge
 from tests.support.nats import NatsServer, running_nats
+from tests.support.patience import patience
 from tests.unit.cli.canned import CannedOperations
 
 from bsfg.config.values import StreamConfig
@@ -150,7 +151,7 @@ async def test_a_line_without_end_is_not_kept(zone: Zone) -> None:
             yield b"x" * 65_536
 
     with pytest.raises(BsfgError, match="line 1: the line is longer"):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * patience()):
             await zone.service.append_lines(
                 STREAM, endless(), subject=None, is_envelope=False, storing=zone.storing
             )
@@ -188,7 +189,7 @@ async def test_a_producer_that_dies_leaves_no_half_line(zone: Zone, tmp_path: Pa
     writer.write(head + b"9\r\none\ntwo\nt\r\n" + ending)
     await asyncio.sleep(0.2)
     writer.close()
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), 10 * patience())
     assert await zone.stored() == [b"one", b"two"] + [b"t"] * bool(ending)
     await server.close()
 
@@ -197,7 +198,7 @@ async def test_a_producer_that_dies_leaves_no_half_line(zone: Zone, tmp_path: Pa
 async def test_a_producer_that_pauses_finds_its_lines_stored(zone: Zone, first: int) -> None:
     async def pausing() -> AsyncIterator[bytes]:
         yield b"early\n" * first + b"lat"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * patience()):
             while await zone.stored() != [b"early"] * first:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         yield b"e\n"

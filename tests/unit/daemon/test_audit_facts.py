@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 from structlog.testing import CapturingLogger
+from tests.support.patience import patience
 
 from bsfg.daemon.audit import AuditLog
 from bsfg.daemon.audit_facts import POSITION, AuditFacts
@@ -109,7 +110,7 @@ async def test_a_store_that_is_away_loses_nothing_and_is_not_pressed(stage: Stag
     await asyncio.sleep(0.1)
     assert stage.appended == []
     stage.is_away = False
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * patience()):
         await stage.moved.wait()
     running.cancel()
     with suppress(asyncio.CancelledError):

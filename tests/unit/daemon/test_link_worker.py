@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.support.certificates import TestAuthority, peer, trust_of
+from tests.support.patience import patience
 from tests.support.twin_link import NAME, RECEIVER, SOURCE, Shelf
 
 from bsfg.config.address import Address
@@ -50,7 +51,7 @@ class Rig:
     ends: list[str]
 
     async def hear(self, wanted: type) -> Any:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(20 * patience()):
             while not isinstance(word := await self.channel.receive(), wanted):
                 assert word is not None
         return word

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import aiohttp
 import pytest
+from tests.support.patience import patience
 from tests.unit.cli.canned import BINARY_FACT, FACT, CannedOperations
 
 from bsfg.daemon import local_api, local_guards, local_lines
@@ -125,7 +126,7 @@ async def call_as(user: int, path: Path) -> str:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", CALLER, str(path), str(user), stdout=subprocess.PIPE
     )
-    stdout, _ = await asyncio.wait_for(process.communicate(), 20)
+    stdout, _ = await asyncio.wait_for(process.communicate(), 20 * patience())
     return stdout.decode()
 
 
@@ -334,7 +335,7 @@ async def test_an_operation_has_a_deadline(
 ) -> None:
     operations.answers["cursor"] = operations.hold
     monkeypatch.setattr(local_api.answer, "__defaults__", (0.05,))
-    async with asyncio.timeout(10), unix.get("/v1/cursors/p/s") as response:
+    async with asyncio.timeout(10 * patience()), unix.get("/v1/cursors/p/s") as response:
         assert await error_of(response) == (504, "timed_out")
 
 
@@ -348,7 +349,7 @@ async def test_requests_in_flight_have_a_limit(
     operations.called.clear()
     operations.answers["cursors"] = operations.hold
     waiting = asyncio.create_task(unix.get("/v1/cursors").__aenter__())
-    await asyncio.wait_for(operations.called.wait(), 10)
+    await asyncio.wait_for(operations.called.wait(), 10 * patience())
     async with unix.get("/v1/health") as response:
         assert await error_of(response) == (429, "too_many")
     waiting.cancel()
@@ -398,7 +399,7 @@ async def test_a_silent_stream_of_lines_shows_that_it_lives(
     monkeypatch.setattr(local_lines, "OPENING_SECONDS", 0.05)
     monkeypatch.setattr(local_lines, "HEARTBEAT_SECONDS", 0.05)
     operations.facts = []
-    async with asyncio.timeout(10), unix.get("/v1/read?stream=s&follow=1") as response:
+    async with asyncio.timeout(10 * patience()), unix.get("/v1/read?stream=s&follow=1") as response:
         assert await response.content.readline() == b"\n"
         assert await response.content.readline() == b"\n"
 
@@ -412,7 +413,7 @@ async def test_a_reader_that_leaves_ends_the_reading(
         await response.content.readline()
         assert not operations.reading_ended.is_set()
         response.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * patience()):
         await operations.reading_ended.wait()
 
 
@@ -424,7 +425,7 @@ async def test_a_server_closes_although_somebody_follows(tmp_path: Path, operati
         session.get("/v1/read?stream=s&follow=1") as response,
     ):
         await response.content.readline()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * patience()):
             await server.close()
     assert operations.reading_ended.is_set()
 

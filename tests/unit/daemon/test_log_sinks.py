@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 import structlog
+from tests.support.patience import patience
 
 from bsfg.config.values import LogConfig
 from bsfg.daemon.journal import open_journal
@@ -58,7 +59,7 @@ def test_a_sink_that_hangs_takes_no_time_of_the_caller_and_says_later_what_it_lo
     pipe.open.set()
     assert sink.flush(10)
     assert len(pipe.lines) == kept
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 5 * patience()
     while not recovered and time.monotonic() < deadline:
         time.sleep(0.01)
     assert sum(recovered) == len(lost)
@@ -73,7 +74,7 @@ def test_lines_that_a_disk_refuses_are_counted_and_the_sink_goes_on() -> None:
     disk.is_full = False
     sink.write("again")
     assert sink.flush(5) and disk.lines == [b"again\n"]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 5 * patience()
     while not recovered and time.monotonic() < deadline:
         time.sleep(0.01)
     assert recovered == [3]

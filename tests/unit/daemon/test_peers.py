@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from tests.support.patience import patience
 
 from bsfg.daemon import peers
 from bsfg.daemon.peers import PeerMonitor
@@ -73,7 +74,7 @@ async def test_silence_after_the_last_word_is_known_within_a_period_and_a_deadli
         peer.is_silent, began = True, time.monotonic()
         gone = asyncio.Event()
         monitor.changed = lambda *words: gone.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * patience()):
             await gone.wait()
         assert monitor.reachable is False and time.monotonic() - began < 2 * PERIOD + 0.15
 

@@ -14,6 +14,7 @@ import pytest
 import structlog
 from tests.support.behaved_worker import program
 from tests.support.certificates import TestAuthority, peer, trust_of
+from tests.support.patience import patience
 from tests.support.twin_link import NAME, SOURCE
 
 from bsfg.config.address import Address
@@ -69,7 +70,7 @@ async def links_of(tmp_path: Path) -> AsyncIterator[tuple[WorkerLinks, Access]]:
 
 
 async def until(holds: Callable[[], Any], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * patience()
     while not holds():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
@@ -115,7 +116,7 @@ async def test_links_of_a_lost_worker_say_so_until_there_is_another(tmp_path: Pa
         waiting = asyncio.create_task(link.changed())
         await asyncio.sleep(0)
         worker._kill()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * patience()):
             await waiting
         assert link.state is LinkState.LOCAL_UNAVAILABLE
         assert link.link.phase is Phase.WAITING

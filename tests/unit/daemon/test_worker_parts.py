@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.certificates import TestAuthority, peer, trust_of
+from tests.support.patience import patience
 from tests.support.twin_link import NAME, SOURCE
 
 from bsfg.core.conversation import Woken
@@ -124,7 +125,7 @@ async def test_a_frame_that_is_too_long_is_refused_before_it_is_read(monkeypatch
     ours, theirs = socket.socketpair()
     channel = await Channel.over(ours)
     theirs.sendall(struct.pack(">I", worker_channel.FRAME_BYTES_MAX + 1))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(2 * patience()):
         with pytest.raises(BsfgError, match="announces"):
             await channel.receive()
     theirs.close()

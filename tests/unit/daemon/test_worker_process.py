@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import structlog
 from tests.support.behaved_worker import program
+from tests.support.patience import patience
 from tests.support.twin_link import NAME
 
 from bsfg.config.limits import Limits
@@ -53,7 +54,7 @@ class Owner:
 
 
 async def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * patience()
     while not (found := what()):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
@@ -89,7 +90,7 @@ async def test_one_that_behaves_takes_orders_and_stops() -> None:
     async with running("well") as (worker, owner):
         await until(lambda: owner.reports > 3)
         worker.order()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * patience()):
             await worker.caught_up(also_starting=True)
         assert worker.problem is None
     assert owner.losses == []
@@ -126,7 +127,7 @@ async def test_one_that_does_not_take_its_orders_does_not_live_on() -> None:
         await until(lambda: worker._is_up)
         worker.order()
         began = time.monotonic()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * patience()):
             await worker.caught_up(also_starting=True)
         await until(lambda: owner.losses)
         assert "has not taken its orders" in owner.losses[0]

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from ruamel.yaml import YAML
+from tests.support import own_ports
 
 from bsfg.bootstrap.trust import build_trust
 from bsfg.config.load import load
 from bsfg.config.values import Configuration
 from bsfg.errors import BsfgError, Code
 from bsfg.lab import homes, processes
-from bsfg.lab.homes import ENTERPRISE, PLANT_A, ZONES, peer_of
+from bsfg.lab.homes import ENTERPRISE, PLANT_A, ZONES, given_ports, peer_of
 from bsfg.lab.templates import ZoneSpec
 
 
@@ -128,7 +129,8 @@ def test_the_bring_up_inputs_equal_the_configuration(lab: Path, spec: ZoneSpec) 
         assert inputs[name], name
 
 
-def test_another_port_is_taken_where_9443_is_not_free(tmp_path: Path) -> None:
+def test_another_port_is_taken_where_9443_is_not_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(homes.PORTS_VARIABLE)
     with socket.socket() as occupant:
         occupant.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         occupant.bind((ENTERPRISE.host, 0 if not homes.is_free(ENTERPRISE.host, 9443) else 9443))
@@ -138,6 +140,38 @@ def test_another_port_is_taken_where_9443_is_not_free(tmp_path: Path) -> None:
     assert listen.host == ENTERPRISE.host and listen.port != 9443
     peer = next(iter(load(tmp_path / "lab" / "plant-a").peers.values()))
     assert peer.endpoint == listen
+
+
+def test_the_environment_says_which_ports_a_lab_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = given_ports()
+    assert ports is not None, "each test process has ports of its own"
+    few = ports[-20:]
+    monkeypatch.setenv(homes.PORTS_VARIABLE, f"{few.start}-{few.stop - 1}")
+    homes.build(tmp_path / "lab")
+    for spec in ZONES:
+        zone = load(tmp_path / "lab" / spec.zone).zone
+        assert zone.listen.port == few.start
+        assert {zone.local.port, processes.nats_port(load(tmp_path / "lab" / spec.zone))} <= set(few)
+    monkeypatch.setenv(homes.PORTS_VARIABLE, str(few.start))
+    with pytest.raises(BsfgError, match="is no range of ports") as caught:
+        given_ports()
+    assert caught.value.code is Code.CONFIGURATION
+
+
+def test_two_processes_that_run_tests_have_different_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(homes.PORTS_VARIABLE, "")
+    found = []
+    held = []
+    for _ in range(2):
+        held.append(own_ports.claim(tmp_path / "locks"))
+        found.append(given_ports())
+    os.close(held[0])
+    held[0] = own_ports.claim(tmp_path / "locks")
+    assert given_ports() == found[0], "what a process held is free behind it"
+    for descriptor in held:
+        os.close(descriptor)
+    one, two = found
+    assert one is not None and two is not None and not set(one) & set(two)
 
 
 def test_a_taken_port_is_not_free() -> None:

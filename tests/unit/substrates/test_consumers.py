@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support.local_appends import new, open_edge
 from tests.support.nats import NatsServer, running_nats
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.model.cursor import LinkName
@@ -84,11 +85,11 @@ async def test_a_message_larger_than_the_limit_is_read_alone(access: LocalAccess
 
 
 async def test_a_waiting_read_gets_the_next_fact(access: LocalAccess, appends: LocalAppends) -> None:
-    reading = asyncio.create_task(access.read_local(NAME, 1, PageLimits(wait_seconds=5.0)))
+    reading = asyncio.create_task(access.read_local(NAME, 1, PageLimits(wait_seconds=30.0)))
     await asyncio.sleep(0.2)
     assert not reading.done()
     await appends.append(STREAM, [new(b"late")])
-    assert [message["payload"] for message in await asyncio.wait_for(reading, 2.0)] == [b"late"]
+    assert [message["payload"] for message in await asyncio.wait_for(reading, 2.0 * patience())] == [b"late"]
 
 
 async def test_a_read_of_a_missing_stream_is_not_found(access: LocalAccess) -> None:
@@ -100,7 +101,7 @@ async def test_a_read_of_a_missing_stream_is_not_found(access: LocalAccess) -> N
 async def test_a_read_leaves_no_consumer_behind(access: LocalAccess, appends: LocalAppends, control: Control) -> None:
     await appends.append(STREAM, [new(b"x")])
     await access.read_local(NAME, 1, PageLimits())
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(5.0 * patience()):
         while (await control.api(f"STREAM.INFO.{NAME}"))["state"]["consumer_count"] > 1:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -149,10 +150,10 @@ async def test_without_ack_the_message_stays_pending(access: LocalAccess, append
 
 
 async def test_next_waits_for_the_first_message(access: LocalAccess, appends: LocalAppends) -> None:
-    taking = asyncio.create_task(access.consumer_next(NAME, LOCAL_CONSUMER, count=5, wait_seconds=5.0))
+    taking = asyncio.create_task(access.consumer_next(NAME, LOCAL_CONSUMER, count=5, wait_seconds=30.0))
     await asyncio.sleep(0.2)
     await appends.append(STREAM, [new(b"late")])
-    assert [found["payload"] for found in await asyncio.wait_for(taking, 2.0)] == [b"late"]
+    assert [found["payload"] for found in await asyncio.wait_for(taking, 2.0 * patience())] == [b"late"]
 
 
 @pytest.mark.parametrize(("name", "consumer"), [(NAME, "nobody"), ("nothing", LOCAL_CONSUMER)])

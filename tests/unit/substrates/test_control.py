@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,8 +13,10 @@ from pathlib import Path
 import pytest
 from tests.support.certificates import TestAuthority
 from tests.support.nats import NatsServer, running_nats
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, Code, Fenced, StoreFull, SubstrateUnavailable
+from bsfg.lab.homes import LOOPBACK, free_port
 from bsfg.substrates.control import Control, answer_of
 from bsfg.substrates.nats_connection import NatsTarget
 from bsfg.substrates.nkey_files import ensure_seed
@@ -34,16 +35,9 @@ async def control(server: NatsServer) -> AsyncIterator[Control]:
     await opened.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 async def until(condition: object, seconds: float = 10.0) -> None:
     assert callable(condition)
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(seconds * patience()):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -108,7 +102,7 @@ def test_an_answer_that_is_no_object_is_a_bad_answer(answer: bytes) -> None:
 
 
 async def test_an_unreachable_server_is_unavailable_within_the_time() -> None:
-    target = NatsTarget((f"nats://127.0.0.1:{free_port()}",))
+    target = NatsTarget((f"nats://127.0.0.1:{free_port(LOOPBACK, set())}",))
     began = time.monotonic()
     with pytest.raises(SubstrateUnavailable) as raised:
         await Control.open(target, name="test", timeout_seconds=0.5)
@@ -117,7 +111,7 @@ async def test_an_unreachable_server_is_unavailable_within_the_time() -> None:
 
 
 async def test_the_second_address_is_taken_when_the_first_is_dead(server: NatsServer) -> None:
-    target = NatsTarget((f"nats://127.0.0.1:{free_port()}", server.url))
+    target = NatsTarget((f"nats://127.0.0.1:{free_port(LOOPBACK, set())}", server.url))
     control = await Control.open(target, name="test")
     assert control.connected
     await control.close()
@@ -147,7 +141,7 @@ async def test_a_call_under_way_ends_when_the_connection_is_lost(server: NatsSer
     await asyncio.sleep(0.2)
     server.kill()
     with pytest.raises(SubstrateUnavailable):
-        await asyncio.wait_for(call, 3.0)
+        await asyncio.wait_for(call, 3.0 * patience())
 
 
 async def test_a_server_that_hangs_is_unavailable_within_the_deadline(server: NatsServer, control: Control) -> None:
@@ -187,7 +181,7 @@ async def test_a_control_that_is_closed_while_it_connects_ends_at_whatever_momen
             time.sleep(0.003)  # noqa: ASYNC251
             await asyncio.sleep(0)
         began = time.monotonic()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * patience()):
             await control.close()
         assert time.monotonic() - began < 4.0, f"closed after {turns} turns"
         assert not control.connected

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.support.nats import NatsServer, running_nats
 from tests.support.nats_cluster import NatsCluster, claiming, running_cluster
+from tests.support.patience import patience
 
 from bsfg.errors import SubstrateUnavailable
 from bsfg.lab.homes import free_port
@@ -63,7 +64,7 @@ def monitored(tmp_path: Path) -> Iterator[tuple[NatsServer, str]]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(SECONDS * patience()):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -245,7 +246,7 @@ async def test_an_odd_answer_is_no_report(answer: bytes, words: str) -> None:
 
 async def test_a_silent_monitor_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(durability, "HTTP_SECONDS", 0.3)
-    async with asyncio.timeout(3), answering(None) as url:
+    async with asyncio.timeout(3 * patience()), answering(None) as url:
         gathered = await ask_monitors([url], None)
     assert gathered.failures == [f"{url} does not answer within 0.3 s"]
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.artifacts import OWN, PEER, content_of, file_store, put, reference, uri
+from tests.support.patience import patience
 
 from bsfg.errors import ArtifactCorrupt, BsfgError, Code, StoreFull, SubstrateUnavailable
 from bsfg.model.artifact import URI_BYTES_MAX, ArtifactReference, parse_artifact_uri
@@ -279,7 +280,7 @@ async def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(tmp_path: Path) -> 
         path = object_path(folder, b"one")
         path.unlink()
         os.mkfifo(path)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * patience()):
             with pytest.raises(SubstrateUnavailable):
                 await store.find(uri())
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tests.support.local_appends import Edge, new, open_edge
 from tests.support.nats import NatsServer, running_nats
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, Code, OutcomeUnknown, StoreFull, SubstrateUnavailable
 from bsfg.model.fact import Fact, header_pairs
@@ -66,7 +67,7 @@ async def stored(edge: Edge) -> list[Fact]:
 
 
 async def until_connected(control: Control) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * patience()):
         while True:
             with contextlib.suppress(SubstrateUnavailable):
                 await control.api(f"STREAM.INFO.{NAME}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.support.patience import patience
+
 from bsfg.model.cursor import InitMode, LinkName, StartKind
 from bsfg.model.fact import Fact
 from bsfg.model.names import StreamName, ZoneId
@@ -86,6 +88,6 @@ async def test_a_wait_ends_by_the_injected_clock() -> None:
     clock = TestClock()
     zone = MemoryZone(clock)
     zone.create(STREAM)
-    found = await asyncio.wait_for(zone.read(STREAM, 0, PageLimits(wait_seconds=3600.0)), 2.0)
+    found = await asyncio.wait_for(zone.read(STREAM, 0, PageLimits(wait_seconds=3600.0)), 2.0 * patience())
     assert found.facts == []
     assert clock.slept == [3600.0]

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.nats import NatsServer, running_nats
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.substrates import nats_connection
@@ -76,7 +77,7 @@ async def test_a_message_goes_round_with_its_headers(connection: NatsConnection)
         await connection.request("nobody.there")
     other = await NatsConnection.connect(NatsTarget((f"nats://{connection.server}",)), name="other")
     asked = other.ask("echo.a", b"\r\nMSG a 1 2\r\n", headers=b"A: b\r\n")
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(2 * patience()):
         await arrived
     assert got[0].subject == b"echo.a"
     assert got[0].payload == b"\r\nMSG a 1 2\r\n"
@@ -157,7 +158,7 @@ async def test_what_waits_fails_when_the_server_dies(tmp_path: Path) -> None:
         connection.subscribe("silent", lambda frames: None)
         waiter = connection.waiter()
         server.kill()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(2 * patience()):
             with pytest.raises(SubstrateUnavailable):
                 await waiter
         assert connection.is_closed
@@ -180,7 +181,7 @@ async def test_a_server_that_stops_answering_is_noticed(
         assert not connection.is_closed
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(2 * patience()):
                 assert "silent" in await connection.closed
         finally:
             os.kill(server.pid, signal.SIGCONT)
@@ -202,7 +203,7 @@ async def test_a_server_that_takes_nothing_does_not_hold_the_writer(tmp_path: Pa
 async def test_the_servers_complaint_ends_the_connection(server: NatsServer) -> None:
     connection = await NatsConnection.connect(server.target, name="test")
     connection.write(b"PUB a %d\r\n" % (2 * 1024 * 1024))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(2 * patience()):
         assert "Maximum Payload" in await connection.closed
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.nats import NatsServer, api, create_stream, running_nats
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.model.names import StreamName
@@ -315,10 +316,10 @@ async def test_a_fact_read_ahead_alone_proves_nothing_of_its_log(log: Log) -> No
 
 
 async def test_a_stream_deleted_under_a_long_poll_is_not_found(log: Log) -> None:
-    waiting = asyncio.create_task(log.reader.read(0, PageLimits(wait_seconds=10)))
+    waiting = asyncio.create_task(log.reader.read(0, PageLimits(wait_seconds=30)))
     await asyncio.sleep(0.1)
     await api(log.connection, f"STREAM.DELETE.{log.physical}")
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(2 * patience()):
         with pytest.raises(BsfgError) as refused:
             await waiting
     assert refused.value.code is Code.NOT_FOUND

@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import LinkName
@@ -56,6 +57,6 @@ async def test_another_process_that_counts_the_room_is_waited_for(tmp_path: Path
     await asyncio.sleep(0.2)
     assert not putting.done()
     os.close(descriptor)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * patience()):
         await putting
     assert (tmp_path / "quarantine" / "enterprise" / "facts.operational" / "e1-8").exists()

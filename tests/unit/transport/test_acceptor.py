@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from tests.support.certificates import Issued, TestAuthority, peer, trust_of
 from tests.support.listener import Listener, ask, eventually, listening
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, Code
 from bsfg.model.names import ZoneId
@@ -271,7 +272,7 @@ async def test_stop_breaks_handshakes_off_and_does_not_call_it_a_failure(
     async with listening(trust) as listener:
         connect_silently(silent, listener, 2)
         await until(listener, 2)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(2 * patience()):
             await listener.acceptor.stop()
         assert listener.acceptor.connections == 0
         assert listener.failures == []
@@ -290,7 +291,7 @@ async def test_close_all_cuts_who_is_in(
         connect_silently(silent, listener, 1)
         await until(listener, 2)
         listener.acceptor.close_all()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(2 * patience()):
             assert await _rest(reader) == b""
         await until(listener, 0)
         writer.transport.abort()

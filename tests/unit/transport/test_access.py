@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from tests.support.certificates import peer, trust_of
+from tests.support.patience import patience
 from tests.support.peer_zones import OPERATIONAL, PLANT, SECRET, Pki, RealClock, policy
 
 from bsfg.errors import BsfgError
@@ -75,14 +76,14 @@ async def test_a_swap_wakes_everybody_who_waits(access: Access) -> None:
     await asyncio.sleep(0.01)
     assert not any(task.done() for task in waiting)
     access.swap()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(1 * patience()):
         snapshots = await asyncio.gather(*waiting)
     assert {snapshot.generation for snapshot in snapshots} == {2}
 
 
 async def test_an_old_generation_is_answered_at_once(access: Access) -> None:
     access.swap()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(1 * patience()):
         assert (await access.changed_since(1)).generation == 2
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from tests.support.certificates import TestAuthority
+from tests.support.patience import patience
 from tests.support.peer_zones import ENTERPRISE, Pki, RealClock, policy, receiver_access
 
 from bsfg.errors import ArtifactCorrupt, BsfgError, Code, PeerRefused, PeerUnreachable
@@ -387,7 +388,7 @@ async def test_a_peer_that_loses_its_standing_loses_the_transfer(pki: Pki) -> No
             await anext(pieces)
             access.swap(policies={})
             with pytest.raises(PeerUnreachable) as caught:
-                async with asyncio.timeout(3):
+                async with asyncio.timeout(3 * patience()):
                     async for _ in pieces:
                         pass
         assert caught.value.details["reason"] == "reloading"

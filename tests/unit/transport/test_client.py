@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from tests.support.certificates import TestAuthority, peer, trust_of
+from tests.support.patience import patience
 from tests.support.peer_zones import (
     ENTERPRISE,
     OPERATIONAL,
@@ -242,7 +243,7 @@ async def test_a_held_poll_goes_over_to_new_trust(sender: Sender, is_known: bool
         access.swap(trust=sender.pki.receiver_trust())
         await asyncio.sleep(0.3)
         sender.zone.publish(OPERATIONAL, "batch", payload=b"new")
-        assert len((await asyncio.wait_for(polling, 2)).facts) == 1
+        assert len((await asyncio.wait_for(polling, 2 * patience())).facts) == 1
 
 
 @pytest.mark.parametrize("is_known", [False, True])
@@ -263,7 +264,7 @@ async def test_who_asked_is_not_left_as_if_cancelled_by_a_change_of_trust(sender
         access.swap(trust=sender.pki.receiver_trust())
         await asyncio.sleep(0.3)
         sender.zone.publish(OPERATIONAL, "batch", payload=b"new")
-        assert await asyncio.wait_for(polling, 2) == 0
+        assert await asyncio.wait_for(polling, 2 * patience()) == 0
 
 
 @pytest.mark.parametrize("is_known", [False, True])
@@ -277,7 +278,7 @@ async def test_who_asked_ends_when_told_to_together_with_a_change_of_trust(sende
         access.swap(trust=sender.pki.receiver_trust())
         polling.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(polling, 2)
+            await asyncio.wait_for(polling, 2 * patience())
 
 
 @pytest.mark.parametrize("is_trusted", [True, False])
@@ -329,7 +330,7 @@ async def test_a_change_that_does_not_concern_the_peer_leaves_a_poll_alone(sende
         await asyncio.sleep(0.3)
         assert len(sender.heard.contacts) == 1 + is_known
         sender.zone.publish(OPERATIONAL, "batch", payload=b"new")
-        assert len((await asyncio.wait_for(polling, 2)).facts) == 1
+        assert len((await asyncio.wait_for(polling, 2 * patience())).facts) == 1
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3])
@@ -340,7 +341,7 @@ async def test_a_partition_works_in_both_directions(sender: Sender, seconds: flo
         await asyncio.sleep(seconds)
         access.swap(partitions={ENTERPRISE: None})
         with pytest.raises(BsfgError) as caught:
-            await asyncio.wait_for(polling, 5)
+            await asyncio.wait_for(polling, 5 * patience())
         assert caught.value.code is Code.PARTITIONED
         assert not isinstance(caught.value, PeerRefused)
 

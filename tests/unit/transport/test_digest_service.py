@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.support.patience import patience
 from tests.unit.transport.test_fetch_service import ABSENT, DENIED, STREAM, House
 
 from bsfg.errors import BsfgError
@@ -81,7 +82,7 @@ async def test_permission_is_asked_for_again_while_it_runs(monkeypatch: pytest.M
     await started.wait()
     house.asker.narrow()
     with pytest.raises(BsfgError) as caught:
-        await asyncio.wait_for(asking, 2)
+        await asyncio.wait_for(asking, 2 * patience())
     assert caught.value.code.label == "stream_denied"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, SubstrateUnavailable
 from bsfg.model.cursor import Cursor, parse_init_mode
@@ -380,7 +381,7 @@ async def test_a_held_poll_ends_with_the_next_fact(house: House) -> None:
     )
     await asyncio.sleep(0.05)
     house.zone.publish(STREAM, "batch", payload=b"fact 6")
-    page = await asyncio.wait_for(polling, 1)
+    page = await asyncio.wait_for(polling, 1 * patience())
     assert [fact.sequence for fact in page.facts] == [6]
 
 
@@ -413,7 +414,7 @@ async def test_a_held_poll_ends_with_its_permission(house: House) -> None:
     )
     await asyncio.sleep(0.05)
     house.asker.narrow()
-    error = await refusal(asyncio.wait_for(polling, 1))
+    error = await refusal(asyncio.wait_for(polling, 1 * patience()))
     assert error.code.label == "stream_denied"
 
 
@@ -426,7 +427,7 @@ async def test_a_held_poll_outlives_a_change_that_is_not_its_own(house: House) -
     await asyncio.sleep(0.05)
     assert not polling.done()
     house.zone.publish(STREAM, "batch", payload=b"fact 6")
-    assert len((await asyncio.wait_for(polling, 1)).facts) == 1
+    assert len((await asyncio.wait_for(polling, 1 * patience())).facts) == 1
 
 
 async def test_a_held_poll_without_facts_is_answered_empty(house: House) -> None:
@@ -440,7 +441,7 @@ async def test_facts_of_a_stream_made_again_meanwhile_are_not_given_away(house: 
     house.zone.recreate(JETSTREAM)
     for _ in range(7):
         house.zone.publish(STREAM, "batch", payload=b"other")
-    assert (await refusal(asyncio.wait_for(polling, 5))).code.label == "history_mismatch"
+    assert (await refusal(asyncio.wait_for(polling, 5 * patience()))).code.label == "history_mismatch"
 
 
 async def test_facts_of_a_restored_stream_are_not_given_away_behind_a_fact_that_it_lacks(

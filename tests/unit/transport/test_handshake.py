@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from tests.support.certificates import DAY, HOUR, Issued, TestAuthority, openssl, peer, trust_of
 from tests.support.listener import ask, listening
+from tests.support.patience import patience
 
 from bsfg.errors import BsfgError, Code
 from bsfg.model.names import ZoneId
@@ -185,10 +186,10 @@ async def test_a_server_must_be_the_peer_in_every_way(
     dialler = trust_of(
         own, "enterprise-bsfg", authority.path, {"plant-a": peer(name, anchor=authority.path)}, crls
     ).client_context(PLANT_A)
-    async with _bare_server(served) as port, asyncio.timeout(5):
+    async with _bare_server(served) as port, asyncio.timeout(5 * patience()):
         with pytest.raises(ssl.SSLCertVerificationError):
             await asyncio.open_connection("127.0.0.1", port, ssl=dialler, server_hostname=name)
-    async with _bare_server(good) as port, asyncio.timeout(5):
+    async with _bare_server(good) as port, asyncio.timeout(5 * patience()):
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=dialler, server_hostname=name)
         writer.transport.abort()
 
@@ -280,7 +281,7 @@ async def _s_client(port: int, authority: TestAuthority, issued: Issued) -> str:
     )
     assert process.stdin is not None
     process.stdin.write(b"GET /who HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * patience()):
         printed, _ = await process.communicate()
     text = printed.decode(errors="replace")
     assert '"zone": "enterprise"' in text

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from tests.support.certificates import DAY, Issued
+from tests.support.patience import patience
 from tests.support.peer_zones import (
     OPERATIONAL,
     PLANT,
@@ -231,7 +232,7 @@ async def raw(sender: Sender, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", sender.port, ssl=context)
     writer.write(request)
     try:
-        return await asyncio.wait_for(reader.read(), 5)
+        return await asyncio.wait_for(reader.read(), 5 * patience())
     finally:
         writer.close()
 
@@ -384,7 +385,7 @@ async def test_a_client_that_does_not_read_is_cut_off(pki: Pki) -> None:
             writer.write(
                 b"POST /v1/fetch HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
             )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * patience()):
             while sender.acceptor.connections:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         writer.transport.abort()

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from bsfg.errors import BsfgError, Code
+from bsfg.lab.homes import LOOPBACK, free_port
 from bsfg.transport import ocsp
 from bsfg.transport.ocsp import ask_responders
 
@@ -79,11 +80,6 @@ def make_ca(folder: Path, name: str) -> Ca:
     return Ca(folder, certificate, key)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def responding(ca: Ca, port: int, signer: Ca | None = None) -> Iterator[None]:
     """openssl's responder for this CA; signed by the CA itself, or by somebody else."""
@@ -112,7 +108,7 @@ def ca(tmp_path: Path) -> Ca:
 
 
 def test_what_a_responder_says(ca: Ca) -> None:
-    port = free_port()
+    port = free_port(LOOPBACK, set())
     address = f"http://127.0.0.1:{port}/"
     good, revoked, unknown = (ca.issue(name, address) for name in ("good", "revoked", "unknown"))
     ca.lists((good, False), (revoked, True))
@@ -122,13 +118,13 @@ def test_what_a_responder_says(ca: Ca) -> None:
             assert (answer.status, answer.responder) == (status, address)
             assert status in answer.detail
         # A responder that is away does not keep the next one from being asked.
-        away = f"http://127.0.0.1:{free_port()}/"
+        away = f"http://127.0.0.1:{free_port(LOOPBACK, set())}/"
         assert ask_responders(good, ca.certificate, [away, address], time.time_ns()).status == "good"
 
 
 @pytest.mark.parametrize("case", ["signer", "certificate", "old", "early"])
 def test_an_answer_that_proves_nothing_is_none(ca: Ca, tmp_path: Path, case: str) -> None:
-    port = free_port()
+    port = free_port(LOOPBACK, set())
     address = f"http://127.0.0.1:{port}/"
     leaf = ca.issue("leaf", address)
     ca.lists((leaf, False))
