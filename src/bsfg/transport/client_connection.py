@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -71,7 +71,15 @@ class ClientLimits:
     """From the first byte of the answer, at the latest, to its last."""
 
 
-Await = Callable[[Coroutine[Any, Any, bytes | None]], Coroutine[Any, Any, bytes | None]]
+_Part = TypeVar("_Part")
+
+
+class Await(Protocol):
+    """Awaits a part of an answer for as long as the peer is trusted; see :meth:`PeerConnection.answering`."""
+
+    async def __call__(self, coming: Coroutine[Any, Any, _Part | None], /) -> _Part | None: ...
+
+
 NextPart = Callable[[aiohttp.StreamReader, str], Coroutine[Any, Any, bytes | None]]
 """The next part of a body in this encoding."""
 
@@ -148,8 +156,8 @@ class PeerConnection:
             raise self._failure(error, began) from error
 
     async def _part_while_trusted(
-        self, pool: _Pool, coming: Coroutine[Any, Any, bytes | None]
-    ) -> bytes | None:
+        self, pool: _Pool, coming: Coroutine[Any, Any, _Part | None]
+    ) -> _Part | None:
         part = None
         if self._holds(pool, self._access.current):
             with self._while_holding(pool):
