@@ -408,7 +408,7 @@ async def test_a_disk_that_fails_beside_the_next_bytes_is_told(
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "no space left")
 
-    content = os.urandom(2 * MEBIBYTE)
+    content = os.urandom(MEBIBYTE + 10)
     async with file_store(tmp_path / "artifacts", quotas=LARGE_QUOTAS) as store:
         writing = await store.begin(OWN, resume=reference(content))
         monkeypatch.setattr(os, "fdatasync", full)
