@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
+from bsfg.core.changing import changed
 from bsfg.core.conversation import Commands, Quarantine
 from bsfg.core.link_state import Link, Phase, Recovery, StepFailure
 from bsfg.core.reconcile import Halt
@@ -24,7 +24,7 @@ def local_failure(link: Link, failure: StepFailure) -> tuple[Link, Commands]:
     """After any failed append only the stream itself says what it holds (I5)."""
     error = failure.error
     if isinstance(error, Fenced | OutcomeUnknown) and link.failures == 0:
-        return locate(replace(link, failures=1, error=error, doubtful=link.flights))
+        return locate(changed(link, failures=1, error=error, doubtful=link.flights))
     if error.code is Code.NOT_FOUND:
         return halt_link(link, Halt(HaltReason.LOCAL_RESET, error.message))
     if error.code is Code.QUOTA_EXCEEDED:
@@ -38,7 +38,7 @@ def unstorable(link: Link, ticket: int, failure: StepFailure) -> tuple[Link, Com
     wanted = failure.error.details.get("sequence")
     if wanted is None and link.failures == 0:
         # The store itself refused, and does not say which; from what it holds now, the writer can.
-        return locate(replace(link, failures=1, error=failure.error))
+        return locate(changed(link, failures=1, error=failure.error))
     flight = next((flight for flight in link.flights if flight.ticket == ticket), None)
     fact = next((fact for fact in flight.facts if fact.sequence == wanted), None) if flight else None
     if flight is None or fact is None or not link.settings.sets_aside:
@@ -50,12 +50,12 @@ def unstorable(link: Link, ticket: int, failure: StepFailure) -> tuple[Link, Com
 def set_aside(link: Link, sequence: int, now: int) -> tuple[Link, Commands]:
     """The gap is durable before any fact behind it; from then on the fact is left out wherever it appears."""
     gap = Gap(sequence, sequence, now, HaltReason.UNSTORABLE_FACT.value)
-    return locate(replace(link, gap_to_record=gap))
+    return locate(changed(link, gap_to_record=gap))
 
 
 def peer_failure(link: Link, failure: StepFailure) -> tuple[Link, Commands]:
     error = failure.error
-    link = replace(link, recovery=Recovery(), confirmed=None, fetch_failure=None)
+    link = changed(link, recovery=Recovery(), confirmed=None, fetch_failure=None)
     if isinstance(error, PeerRefused):
         if error.code is Code.GAP:
             return _gap_met(link, failure)
@@ -84,4 +84,4 @@ def _gap_met(link: Link, failure: StepFailure) -> tuple[Link, Commands]:
     known = next((gap for gap in link.gaps if (gap.first, gap.last) == (first, last)), None)
     if known is None and not link.settings.records_gaps:
         return halt_link(link, Halt(HaltReason.GAP, failure.error.message, (first, last)))
-    return locate(replace(link, gap_to_record=known or Gap(first, last, failure.now, RETENTION)))
+    return locate(changed(link, gap_to_record=known or Gap(first, last, failure.now, RETENTION)))

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bsfg.core.changing import changed
 from bsfg.core.conversation import (
     Append,
     Appended,
@@ -73,11 +74,11 @@ def advance(link: Link, event: Event) -> tuple[Link, Commands]:
         case Started() | Waited():
             return locate(link)
         case Located(position=position):
-            return _located(replace(link, step=None), position)
+            return _located(changed(link, step=None), position)
         case PageFetched(page=page, is_last=is_last):
-            return _page_fetched(replace(link, fetch=None if is_last else link.fetch, word=_word_of(page)), page)
+            return _page_fetched(changed(link, fetch=None if is_last else link.fetch, word=_word_of(page)), page)
         case RecordSaved(revision=revision):
-            return _record_saved(replace(link, step=None, saved=link.cursor, revision=revision))
+            return _record_saved(changed(link, step=None, saved=link.cursor, revision=revision))
         case Appended(ticket=appended, fence=fence):
             return _appended(link, appended, fence)
         case StepFailed(ticket=failed, failure=failure):
@@ -90,9 +91,9 @@ def advance(link: Link, event: Event) -> tuple[Link, Commands]:
             is_in_doubt = link.phase is Phase.FLOWING and not agrees(link, since, position)
             return locate(link) if is_in_doubt else (link, ())
         case Confirmed(sequence=sequence):
-            return _confirm(replace(link, confirming=False, confirmed=sequence))
+            return _confirm(changed(link, confirming=False, confirmed=sequence))
         case ConfirmFailed():
-            return replace(link, confirming=False), ()
+            return changed(link, confirming=False), ()
         case PartitionBegan():
             return _partition_began(link)
         case PartitionEnded():
@@ -104,7 +105,7 @@ def advance(link: Link, event: Event) -> tuple[Link, Commands]:
         case StartChosen(init=init):
             return _start_chosen(link, init)
         case SetAside(sequence=sequence, now=now):
-            return set_aside(replace(link, step=None), sequence, now)
+            return set_aside(changed(link, step=None), sequence, now)
 
 
 # Steps that nothing runs beside.
@@ -114,7 +115,7 @@ def _located(link: Link, position: LocalPosition) -> tuple[Link, Commands]:
     before, now, old, start = link.fence, position.fence, link.cursor, link.start_to_take
     conflicting = conflict(link.doubtful, position)
     word = None if old is None else link.word
-    link = replace(link, fence=now, word=word, revision=position.revision, doubtful=(), start_to_take=None)
+    link = changed(link, fence=now, word=word, revision=position.revision, doubtful=(), start_to_take=None)
     if before is not None and before.generation == now.generation and before.created != now.created:
         # Also where the record is lost with the stream: a start is resolved once (I20, I21).
         words = (
@@ -129,12 +130,12 @@ def _located(link: Link, position: LocalPosition) -> tuple[Link, Commands]:
         case Halt() as halt:
             return halt_link(link, halt)
         case NeedsStart():
-            link = replace(link, cursor=None, init=None, gaps=())
+            link = changed(link, cursor=None, init=None, gaps=())
             if not link.settings.starts_on_load and not link.is_requested:
                 return rest(link, Phase.RESTING), ()
         case Resume(cursor, init, gaps):
             saved = position.record.cursor if position.record else None
-            link = replace(link, cursor=cursor, init=init, gaps=gaps, saved=saved)
+            link = changed(link, cursor=cursor, init=init, gaps=gaps, saved=saved)
     return _go_on(link, old, start)
 
 
@@ -142,12 +143,12 @@ def _go_on(link: Link, old: Cursor | None, start: Init | None) -> tuple[Link, Co
     """What waited until the end was read, if it still fits: an operator's start, or a gap. Else the flow."""
     if start is not None and not _is_begun(link, start):
         return _take_start(link, start)
-    gap, link = link.gap_to_record, replace(link, gap_to_record=None)
+    gap, link = link.gap_to_record, changed(link, gap_to_record=None)
     if gap is not None and old is not None and _is_still_to_record(link, old, gap):
         if gap.reason == RETENTION:
             return pass_gap(link, gap)
-        return save_record(replace(link, gaps=(*link.gaps, gap)))
-    return _pump(replace(link, phase=Phase.FLOWING), looks_first=True)
+        return save_record(changed(link, gaps=(*link.gaps, gap)))
+    return _pump(changed(link, phase=Phase.FLOWING), looks_first=True)
 
 
 def _is_begun(link: Link, start: Init) -> bool:
@@ -165,9 +166,9 @@ def _is_still_to_record(link: Link, old: Cursor, gap: Gap) -> bool:
 
 
 def _record_saved(link: Link) -> tuple[Link, Commands]:
-    link = replace(link, phase=Phase.FLOWING)
+    link = changed(link, phase=Phase.FLOWING)
     if link.held is not None:
-        return _take_in(replace(link, held=None), link.held)
+        return _take_in(changed(link, held=None), link.held)
     return _pump(link)
 
 
@@ -194,7 +195,7 @@ def _pump(link: Link, *, looks_first: bool = False) -> tuple[Link, Commands]:
 
 def _fetch(link: Link, wait_seconds: float) -> tuple[Link, Commands]:
     ticket, after, limits = link.ticket + 1, link.cursor_ahead, link.settings.limits
-    link = replace(link, ticket=ticket, fetch=ticket, is_polling=wait_seconds > 0)
+    link = changed(link, ticket=ticket, fetch=ticket, is_polling=wait_seconds > 0)
     request = FetchRequest(
         stream=link.name.stream,
         limits=limits if limits.wait_seconds == wait_seconds else replace(limits, wait_seconds=wait_seconds),
@@ -213,7 +214,7 @@ def _word_of(page: Page) -> SenderWord:
 
 
 def _page_fetched(link: Link, page: Page) -> tuple[Link, Commands]:
-    link = replace(link, accept_gap=None) if link.accept_gap is not None else link
+    link = changed(link, accept_gap=None) if link.accept_gap is not None else link
     ahead = link.cursor_ahead
     if ahead is None:
         return _start_resolved(link, page)
@@ -239,7 +240,7 @@ def _start_resolved(link: Link, page: Page) -> tuple[Link, Commands]:
         resolved_at=page.sender_time,
     )
     cursor = Cursor(page.epoch, None, None, page.start_sequence - 1)
-    link = replace(link, init=init, cursor=cursor, held=page, fetch=None)
+    link = changed(link, init=init, cursor=cursor, held=page, fetch=None)
     link, announcements = announce_recovery(link, page)
     link, commands = save_record(link)
     return link, announcements + commands
@@ -253,7 +254,7 @@ def _take_in(link: Link, page: Page) -> tuple[Link, Commands]:
         return _scanned(link, page.scanned_through)
     fresh = Facts.of(page.facts).behind(ahead.scanned_through)
     facts = fresh.without(link.set_aside) if link.gaps else fresh
-    link = replace(link, facts_duplicate=link.facts_duplicate + len(page.facts) - len(fresh))
+    link = changed(link, facts_duplicate=link.facts_duplicate + len(page.facts) - len(fresh))
     if not facts:
         return _scanned(link, page.scanned_through)
     ticket = link.ticket + 1
@@ -263,7 +264,7 @@ def _take_in(link: Link, page: Page) -> tuple[Link, Commands]:
         cursor=Cursor(page.epoch, facts[-1].sequence, digest(facts[-1]), page.scanned_through),
         fence=replace(fence, local_sequence=fence.local_sequence + len(facts)),
     )
-    link, commands = _pump(replace(link, ticket=ticket, flights=(*link.flights, flight)))
+    link, commands = _pump(changed(link, ticket=ticket, flights=(*link.flights, flight)))
     return link, (Append(ticket, fence, page.epoch, facts), *commands)
 
 
@@ -272,7 +273,7 @@ def _scanned(link: Link, scanned_through: int) -> tuple[Link, Commands]:
     if link.flights:
         last = link.flights[-1]
         moved = replace(last, cursor=replace(last.cursor, scanned_through=scanned_through))
-        return _pump(replace(link, flights=(*link.flights[:-1], moved)))
+        return _pump(changed(link, flights=(*link.flights[:-1], moved)))
     cursor = link.cursor
     assert cursor is not None
     has_moved = cursor.scanned_through != scanned_through
@@ -288,7 +289,7 @@ def _appended(link: Link, ticket: int, fence: Fence) -> tuple[Link, Commands]:
         replace(flight, is_stored=True) if flight.ticket == ticket else flight for flight in link.flights
     )
     stored = next((index for index, flight in enumerate(marked) if not flight.is_stored), len(marked))
-    link = replace(link, flights=marked)
+    link = changed(link, flights=marked)
     if stored == 0:
         return link, ()
     last = marked[stored - 1]
@@ -304,7 +305,7 @@ def _appended(link: Link, ticket: int, fence: Fence) -> tuple[Link, Commands]:
 
 
 def _applied(link: Link, cursor: Cursor) -> tuple[Link, Commands]:
-    link = replace(link, cursor=cursor, failures=0, trouble=None, error=None, rounds=link.rounds + 1)
+    link = changed(link, cursor=cursor, failures=0, trouble=None, error=None, rounds=link.rounds + 1)
     link, confirms = _confirm(link)
     link, announcements = announce_arrival(link)
     link, commands = save_record(link) if _is_worth_saving(link) else _pump(link)
@@ -329,7 +330,7 @@ def _confirm(link: Link) -> tuple[Link, Commands]:
         return link, ()
     if link.confirmed is not None and link.confirmed >= cursor.sequence:
         return link, ()
-    return replace(link, confirming=True), (Confirm(cursor),)
+    return changed(link, confirming=True), (Confirm(cursor),)
 
 
 # Failures.
@@ -337,7 +338,7 @@ def _confirm(link: Link) -> tuple[Link, Commands]:
 
 def _failed(link: Link, ticket: int, failure: StepFailure) -> tuple[Link, Commands]:
     if ticket == link.fetch:
-        return _pump(replace(link, fetch=None, fetch_failure=failure))
+        return _pump(changed(link, fetch=None, fetch_failure=failure))
     if failure.error.code is Code.TOO_LARGE:
         return unstorable(link, ticket, failure)
     return local_failure(link, failure)
@@ -347,7 +348,7 @@ def _failed(link: Link, ticket: int, failure: StepFailure) -> tuple[Link, Comman
 
 
 def _woken(link: Link, by_operator: bool) -> tuple[Link, Commands]:
-    link = replace(link, is_requested=link.is_requested or by_operator)
+    link = changed(link, is_requested=link.is_requested or by_operator)
     if link.phase is Phase.WAITING or (link.phase is Phase.RESTING and link.is_requested):
         return locate(link)
     if link.phase is Phase.FLOWING and link.is_polling and link.fetch is not None:
@@ -364,24 +365,24 @@ def _store_doubted(link: Link) -> tuple[Link, Commands]:
 
 def _reconfigured(link: Link, settings: LinkSettings) -> tuple[Link, Commands]:
     """What an operator changed may be what a halt waited for: look again, and halt again if it was not."""
-    link = replace(link, settings=settings)
+    link = changed(link, settings=settings)
     if link.phase is Phase.HALTED:
-        return locate(replace(link, halt=None, word=None))
+        return locate(changed(link, halt=None, word=None))
     return _woken(link, False)
 
 
 def _partition_began(link: Link) -> tuple[Link, Commands]:
     """Pages that are being stored are stored to their end; nothing new is asked for."""
-    link = replace(link, is_partitioned=True, recovery=Recovery(), trouble=None)
+    link = changed(link, is_partitioned=True, recovery=Recovery(), trouble=None)
     if link.phase is Phase.FLOWING:
-        return _pump(replace(link, fetch=None, is_polling=False, fetch_failure=None))
+        return _pump(changed(link, fetch=None, is_polling=False, fetch_failure=None))
     if link.phase in (Phase.WAITING, Phase.RESTING):
         return rest(link, Phase.PARTITIONED), ()
     return link, ()
 
 
 def _partition_ended(link: Link) -> tuple[Link, Commands]:
-    link = replace(link, is_partitioned=False)
+    link = changed(link, is_partitioned=False)
     return locate(link) if link.phase is Phase.PARTITIONED else _pump(link)
 
 
@@ -390,14 +391,14 @@ def _gap_accepted(link: Link, now: int) -> tuple[Link, Commands]:
     gap = link.halt.gap if link.phase is Phase.HALTED and link.halt else None
     if gap is None:
         return link, ()
-    return locate(replace(link, halt=None, gap_to_record=Gap(*gap, now, RETENTION)))
+    return locate(changed(link, halt=None, gap_to_record=Gap(*gap, now, RETENTION)))
 
 
 def _start_chosen(link: Link, init: Init) -> tuple[Link, Commands]:
     """What a halted link knows may be old: it reads where it is before it takes the start."""
     if link.phase is not Phase.HALTED:
         return link, ()
-    return locate(replace(link, halt=None, start_to_take=init))
+    return locate(changed(link, halt=None, start_to_take=init))
 
 
 def _take_start(link: Link, init: Init) -> tuple[Link, Commands]:
@@ -406,5 +407,5 @@ def _take_start(link: Link, init: Init) -> tuple[Link, Commands]:
     Gaps are told in sequences of one epoch, so those of the one before are not carried over.
     """
     cursor = Cursor(init.epoch, None, None, init.start_sequence - 1)
-    link = replace(link, init=init, cursor=cursor, confirmed=None, recovery=Recovery(), word=None)
-    return save_record(replace(link, gaps=(), accept_gap=None, gap_to_record=None))
+    link = changed(link, init=init, cursor=cursor, confirmed=None, recovery=Recovery(), word=None)
+    return save_record(changed(link, gaps=(), accept_gap=None, gap_to_record=None))

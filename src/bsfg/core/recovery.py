@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from bsfg.core.changing import changed
 from bsfg.core.conversation import Announce, Commands
 from bsfg.core.link_state import Link, Recovery
 from bsfg.model.page import Page
@@ -18,7 +17,7 @@ def announce_recovery(link: Link, page: Page) -> tuple[Link, Commands]:
         Announce("backfill_required", f"backfill required: {missing} facts"),
         Announce("replay_initiated", "replay initiated"),
     )
-    return replace(link, recovery=Recovery(target=page.head)), lines
+    return changed(link, recovery=Recovery(target=page.head)), lines
 
 
 def announce_arrival(link: Link) -> tuple[Link, Commands]:
@@ -28,4 +27,4 @@ def announce_arrival(link: Link) -> tuple[Link, Commands]:
     if cursor.scanned_through < recovery.target:
         return link, ()
     line = Announce("cursor_advanced", f"cursor advanced to {recovery.target}")
-    return replace(link, recovery=None), (line,)
+    return changed(link, recovery=None), (line,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from bsfg.core.changing import changed
 from bsfg.core.conversation import Announce, Commands, Locate, SaveRecord, Wait
 from bsfg.core.link_state import Link, Phase, StepFailure
 from bsfg.core.reconcile import Halt
@@ -20,13 +21,13 @@ def locate(link: Link) -> tuple[Link, Commands]:
 
 
 def next_step(link: Link, phase: Phase) -> Link:
-    return replace(link, phase=phase, ticket=link.ticket + 1, step=link.ticket + 1)
+    return changed(link, phase=phase, ticket=link.ticket + 1, step=link.ticket + 1)
 
 
 def forget(link: Link) -> Link:
     """Take back everything that is out, and with it the leave to pass a gap: that rests on a record that was saved."""
-    link = replace(link, step=None, fetch=None, is_polling=False, accept_gap=None, is_fence_proved=False)
-    return replace(link, flights=(), held=None, fetch_failure=None)
+    link = changed(link, step=None, fetch=None, is_polling=False, accept_gap=None, is_fence_proved=False)
+    return changed(link, flights=(), held=None, fetch_failure=None)
 
 
 def rest(link: Link, phase: Phase) -> Link:
@@ -52,12 +53,12 @@ def save_record(link: Link) -> tuple[Link, Commands]:
 def pass_gap(link: Link, gap: Gap) -> tuple[Link, Commands]:
     """The gap is durable before the first fact behind it (design, decision 4)."""
     known = tuple(other for other in link.gaps if other.first != gap.first)
-    return save_record(replace(link, gaps=(*known, gap), accept_gap=(gap.first, gap.last)))
+    return save_record(changed(link, gaps=(*known, gap), accept_gap=(gap.first, gap.last)))
 
 
 def wait(link: Link, failure: StepFailure, trouble: LinkState) -> tuple[Link, Commands]:
     failures = link.failures + 1
-    link = replace(link, failures=failures, trouble=trouble, error=failure.error, doubtful=())
+    link = changed(link, failures=failures, trouble=trouble, error=failure.error, doubtful=())
     if link.is_partitioned:
         return rest(link, Phase.PARTITIONED), ()
     link = next_step(forget(link), Phase.WAITING)

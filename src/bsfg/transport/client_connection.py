@@ -123,7 +123,7 @@ class PeerConnection:
             snapshot = self._access.current
             snapshot.demand(self._endpoint.peer, None, self._clock.now())
             pool = await self._pool_under(snapshot)
-            answer = await self._ask_while_trusted(pool, question)
+            answer = await self._ask_while_trusted(pool, snapshot, question)
             if answer is not None:
                 return answer
         raise PeerUnreachable(
@@ -224,18 +224,20 @@ class PeerConnection:
             await before.close()
         return pool
 
-    async def _ask_while_trusted(self, pool: _Pool, question: Question) -> Answer | None:
+    async def _ask_while_trusted(
+        self, pool: _Pool, snapshot: AccessSnapshot, question: Question
+    ) -> Answer | None:
         """The answer; None if trust or the peer's standing changed before it was whole."""
-        if not self._holds(pool, self._access.current):
+        if not self._holds_still(pool, snapshot):
             return None
         answer = None
         with self._while_holding(pool):
             try:
                 answer = await self._exchange(pool, question)
             except BsfgError:
-                if self._holds(pool, self._access.current):
+                if self._holds_still(pool, snapshot):
                     raise
-        return answer if self._holds(pool, self._access.current) else None
+        return answer if self._holds_still(pool, snapshot) else None
 
     @contextmanager
     def _while_holding(self, pool: _Pool) -> Iterator[None]:
@@ -262,6 +264,10 @@ class PeerConnection:
             finally:
                 if is_broken_off:
                     task.uncancel()
+
+    def _holds_still(self, pool: _Pool, allowed: AccessSnapshot) -> bool:
+        """Whether the pool holds, which the given snapshot said: in one snapshot partitions end and none begins."""
+        return self._access.current is allowed or self._holds(pool, self._access.current)
 
     def _holds(self, pool: _Pool, snapshot: AccessSnapshot) -> bool:
         try:
