@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from bsfg.errors import ArtifactCorrupt, BsfgError, Code, StoreFull, SubstrateUnavailable
 from bsfg.model.artifact import SHA256_PATTERN, ArtifactReference, ArtifactUri
@@ -120,6 +120,25 @@ class StagedFile:
         return self._descriptor
 
 
+class _OnItsWay:
+    """One call in a thread at a time, beside everything else."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, call: Callable[..., None], *words: Any) -> None:
+        """Only once what was begun before has ended."""
+        self._task = asyncio.create_task(asyncio.to_thread(call, *words))
+
+    async def ended(self) -> None:
+        """Raises what went wrong with it, once. Who gives up waiting leaves that to the next."""
+        task = self._task
+        if task is not None:
+            await asyncio.wait({task})
+            self._task = None
+            task.result()
+
+
 class StagedWriting:
     """``ports.ArtifactWriting`` over a staged file; how it becomes visible is the store's own business."""
 
@@ -131,11 +150,11 @@ class StagedWriting:
         self._resumed_bytes = file.size
         self._pieces: list[bytes | memoryview] = []
         self._collected = 0
-        self._appending: asyncio.Task[None] | None = None
-        """What was collected before, on its way into the file."""
+        self._appending = _OnItsWay()
+        """What was collected before, into the file."""
         self._unsynced = 0
-        self._syncing: asyncio.Task[None] | None = None
-        """What was written before, on its way to the disk."""
+        self._syncing = _OnItsWay()
+        """What was written before, to the disk."""
         self._reserved = file.size
         self._has_ended = False
 
@@ -188,47 +207,30 @@ class StagedWriting:
         if self._has_ended:
             return
         self._pieces.clear()
-        for ended in (self._appended, self._synced):
+        for work in (self._appending, self._syncing):
             with suppress(BsfgError):
-                await ended()
+                await work.ended()
         await asyncio.to_thread(self.file.remove)
         self._end()
 
     async def _flush(self) -> None:
         try:
             await self._append()
-            await self._appended()
+            await self._appending.ended()
         finally:
-            await self._synced()
+            await self._syncing.ended()
 
     async def _append(self) -> None:
         """What was collected is on its way into the file: it is hashed and written while the next comes."""
-        await self._appended()
+        await self._appending.ended()
         if self._unsynced >= SYNC_BYTES:
-            await self._synced()
+            await self._syncing.ended()
             self._unsynced = 0
-            self._syncing = asyncio.create_task(asyncio.to_thread(self.file.write_back))
+            self._syncing.begin(self.file.write_back)
         pieces, self._pieces, self._collected = self._pieces, [], 0
         if pieces:
             self._unsynced += sum(map(len, pieces))
-            self._appending = asyncio.create_task(asyncio.to_thread(self.file.append, *pieces))
-
-    async def _appended(self) -> None:
-        """What was on its way is in the file; raises what went wrong with it, once."""
-        appending = self._appending
-        if appending is not None:
-            # A writing that is given up meanwhile is kept with all of it, or with none.
-            await asyncio.wait({appending})
-            self._appending = None
-            appending.result()
-
-    async def _synced(self) -> None:
-        """The same for what was on its way to the disk."""
-        syncing = self._syncing
-        if syncing is not None:
-            await asyncio.wait({syncing})
-            self._syncing = None
-            syncing.result()
+            self._appending.begin(self.file.append, *pieces)
 
     async def _refuse(self, found: ArtifactReference, expected: ArtifactReference) -> ArtifactCorrupt:
         kept = await asyncio.to_thread(self._staging.set_aside, self.file, expected.sha256)
