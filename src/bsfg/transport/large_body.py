@@ -108,8 +108,13 @@ class LargeBody(asyncio.BufferedProtocol):
         self._piece, self._filled = memoryview(bytearray(min(PIECE_BYTES, max(1, self._left)))), 0
 
     def _end_piece(self) -> None:
-        self._pieces.append(self._piece[: self._filled])
-        self._begin_piece()
+        if self._filled == len(self._piece):
+            self._pieces.append(self._piece)
+            self._begin_piece()
+        else:
+            # A few bytes that wait for more of a slow peer's must not hold a megabyte each.
+            self._pieces.append(memoryview(bytes(self._piece[: self._filled])))
+            self._piece, self._filled = self._piece[: self._left], 0
         # What follows the body is nobody's.
         if (len(self._pieces) >= PIECES_MAX or not self._left) and self._transport is not None:
             self._transport.pause_reading()

@@ -105,6 +105,25 @@ async def test_a_few_bytes_now_and_then_are_given_up(pki: Pki) -> None:
     assert time.monotonic() - began < 3.0
 
 
+async def test_the_pieces_of_a_slow_peer_hold_no_more_than_they_bring(pki: Pki) -> None:
+    async def slow(writer: asyncio.StreamWriter, _request: str) -> None:
+        writer.write(head(SIZE, more=""))
+        for start in range(0, 40_000, 2_000):
+            writer.write(CONTENT[start : start + 2_000])
+            await writer.drain()
+            await asyncio.sleep(0.1)
+        writer.write(CONTENT[40_000:])
+        await writer.drain()
+
+    kept: list[memoryview] = []
+    async with answered_by(pki, slow) as (client, _), aclosing(client.pieces(REFERENCE, 0)) as pieces:
+        async for piece in pieces:
+            kept.append(memoryview(piece))
+    assert b"".join(kept) == CONTENT
+    assert sum(len(piece) < 10_000 for piece in kept) > 3
+    assert sum(len(piece.obj) for piece in kept) < SIZE + 2 * PIECE_BYTES
+
+
 async def test_more_than_was_announced_is_not_taken(pki: Pki) -> None:
     answer = head(SIZE, more="") + CONTENT + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * 100_000
     async with answered_by(pki, saying(answer)) as (client, _):
