@@ -171,7 +171,7 @@ class ArtifactClient(Protocol):
     async def describe(self, uri: ArtifactUri) -> ArtifactReference:
         """What the peer has under this name, by its own word."""
 
-    def pieces(self, reference: ArtifactReference, start: int) -> AsyncGenerator[bytes, None]:
+    def pieces(self, reference: ArtifactReference, start: int) -> AsyncGenerator[bytes | memoryview, None]:
         """The bytes from ``start`` to the end, exactly as many as the reference says, in pieces of bounded size.
 
         They are read no faster than pieces are taken; whether they are the right ones is for the taker to verify.
@@ -234,8 +234,9 @@ class ArtifactWriting(Protocol):
     def size(self) -> int:
         """Bytes written so far, those of an earlier attempt that is resumed included."""
 
-    async def write(self, piece: bytes) -> None:
-        """Append these bytes. Raises ``StoreFull`` when there is no room, ``QUOTA_EXCEEDED`` past the quota."""
+    async def write(self, piece: bytes | memoryview) -> None:
+        """Append these bytes, which nobody changes any more. Raises ``StoreFull`` when there is no room,
+        ``QUOTA_EXCEEDED`` past the quota."""
 
     async def finish(
         self, uri: ArtifactUri, *, media_type: str | None, expected: ArtifactReference | None

@@ -145,7 +145,7 @@ class Link(NamedTuple):
     def tickets(self) -> frozenset[int]:
         """What is out; an answer to anything else is dropped (I15)."""
         single = {ticket for ticket in (self.step, self.fetch) if ticket is not None}
-        return frozenset(single | {flight.ticket for flight in self.flights})
+        return frozenset(single.union(flight.ticket for flight in self.flights) if self.flights else single)
 
     @property
     def has_room(self) -> bool:
@@ -169,6 +169,8 @@ class Link(NamedTuple):
     @property
     def facts_in_hand(self) -> int:
         """Facts fetched and not yet durable."""
+        if not self.flights and self.held is None:
+            return 0
         return sum(len(flight.facts) for flight in self.flights) + (len(self.held.facts) if self.held else 0)
 
 

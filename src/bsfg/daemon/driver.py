@@ -45,7 +45,7 @@ from bsfg.core.looking import agrees
 from bsfg.daemon import failpoints
 from bsfg.daemon.canary import Canary
 from bsfg.daemon.recent_marks import RecentMarks
-from bsfg.daemon.running_link import InHand
+from bsfg.daemon.running_link import NOTHING_IN_HAND, InHand
 from bsfg.daemon.scheduling import ADMISSION_SECONDS_MAX, LinkTraffic, PeerTraffic, Turn
 from bsfg.daemon.ticks import to_tick
 from bsfg.daemon.watchdog import Watchdog
@@ -131,8 +131,8 @@ class LinkDriver:
     @property
     def in_hand(self) -> InHand:
         """Facts that were fetched and are not yet durable."""
-        flights = self.link.flights
-        return InHand(self.link.facts_in_hand, flights[0].facts[0].time if flights else None)
+        flights, count = self.link.flights, self.link.facts_in_hand
+        return InHand(count, flights[0].facts[0].time if flights else None) if count else NOTHING_IN_HAND
 
     def tell(self, event: Event) -> None:
         """Give the link an outside word; dropped when the link is so far behind that it will look anyway."""
@@ -162,7 +162,8 @@ class LinkDriver:
         before, link_before = state_of(self.link), self.link
         self.link, commands = advance(self.link, event)
         self._watchdog.note(link_before, self.link, self.clock.monotonic())
-        self._take_back(link_before.tickets - self.link.tickets)
+        if self.link is not link_before:
+            self._take_back(link_before.tickets - self.link.tickets)
         if isinstance(event, PageFetched):
             failpoints.passed("page.taken")
         for command in commands:

@@ -29,6 +29,8 @@ from bsfg.model.names import StreamName, ZoneId
 from bsfg.ports import Clock, ExportedLog, PeerClient
 
 LOOK_SECONDS: Final = 0.1
+NOTHING_EXPORTED_SECONDS: Final = 1.0
+"""Between looks while no peer may read anything."""
 SILENT_LOOK_SECONDS: Final = 5.0
 """Between looks on behalf of a peer that does not answer."""
 GRACE_SECONDS: Final = 1.0
@@ -73,7 +75,7 @@ class Notifier:
         try:
             while True:
                 await self.look()
-                await self.clock.sleep(LOOK_SECONDS)
+                await self.clock.sleep(LOOK_SECONDS if self._targets else NOTHING_EXPORTED_SECONDS)
         finally:
             posts = [target.post for target in self._targets.values() if target.post is not None]
             for post in posts:

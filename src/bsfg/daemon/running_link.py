@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from bsfg.config.limits import Limits
 from bsfg.config.values import LinkConfig
@@ -24,6 +24,9 @@ class InHand:
 
     facts: int = 0
     oldest_time: int | None = None
+
+
+NOTHING_IN_HAND: Final = InHand()
 
 
 class RunningLink(Protocol):

@@ -16,14 +16,13 @@ from bsfg.substrates.control import Control
 from bsfg.substrates.inbound_tip import origin_of
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_frames import Frame, Messages, encode_publish, status_of
+from bsfg.substrates.pull_consumer import numbers_of
 
 PULL_SECONDS: Final = 5.0
 """How long a pull may take beyond the wait that was asked for."""
 HEARTBEAT: Final = 100
 CONFLICT: Final = 409
 INACTIVE_SECONDS: Final = 30
-ACK_TOKENS_MIN: Final = 9
-ACK_TOKENS_WITH_DOMAIN_MIN: Final = 11
 
 
 class LocalMessage(TypedDict):
@@ -158,12 +157,11 @@ async def _pull(
 
 def _delivered(reply: bytes) -> tuple[int, int]:
     """Stream sequence and stored time in the subject that acknowledges a message."""
-    tokens = reply.split(b".")
-    if len(tokens) >= ACK_TOKENS_WITH_DOMAIN_MIN:
-        del tokens[2:4]
-    if len(tokens) < ACK_TOKENS_MIN:
-        raise BsfgError(Code.BAD_ANSWER, "NATS delivered a message without its place in the stream")
-    return int(tokens[5]), int(tokens[7])
+    try:
+        sequence, _, time, _ = numbers_of([reply])
+    except ValueError:
+        raise BsfgError(Code.BAD_ANSWER, "NATS delivered a message without its place in the stream") from None
+    return sequence, time
 
 
 def _shown_headers(raw: bytes) -> list[tuple[str, str]]:

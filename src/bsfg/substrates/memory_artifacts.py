@@ -106,7 +106,7 @@ class MemoryWriting:
     def size(self) -> int:
         return len(self._written)
 
-    async def write(self, piece: bytes) -> None:
+    async def write(self, piece: bytes | memoryview) -> None:
         if self._store.is_full:
             raise StoreFull("artifact store: the disk is full; nothing of this artifact shows")
         self._store.catalog.demand_room(self._owner, len(piece), self._store.quotas)

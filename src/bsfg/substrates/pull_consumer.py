@@ -244,7 +244,7 @@ def delivered(run: Messages) -> Delivered:
     replies = tokens[3::width]
     if len(tokens) != count * width:
         raise ValueError("a control line of another number of words")
-    numbers = _numbers(replies)
+    numbers = numbers_of(replies)
     return Delivered(
         tokens[1::width],
         numbers[0::_NUMBERS],
@@ -254,7 +254,7 @@ def delivered(run: Messages) -> Delivered:
     )
 
 
-def _numbers(replies: list[bytes]) -> list[int]:
+def numbers_of(replies: list[bytes]) -> list[int]:
     """Stream sequence, consumer sequence, time and pending of each acknowledgement subject, one behind the other.
 
     What stands before the numbers is the same in all, so that it is taken off once, and the numbers are read at once.

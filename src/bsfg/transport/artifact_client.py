@@ -7,10 +7,10 @@ so a limit of our own never makes a peer look slow, and a transfer takes at most
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
@@ -22,6 +22,7 @@ from bsfg.transport.artifact_answer import check_digest, check_range, check_whol
 from bsfg.transport.artifact_redirect import ArtifactRedirect
 from bsfg.transport.client import refusal
 from bsfg.transport.client_connection import Await, ClientLimits, PeerConnection, PeerEndpoint
+from bsfg.transport.large_body import LargeBody
 from bsfg.transport.page_check import bad_answer
 from bsfg.transport.question import ERROR_BYTES_MAX, Answer, Question
 from bsfg.transport.resolver import NameResolver
@@ -30,6 +31,11 @@ PATH: Final = "/v1/artifacts"
 REDIRECTS: Final = frozenset({302, 303, 307, 308})
 PARTIAL_CONTENT: Final = 206
 RANGE_NOT_SATISFIABLE: Final = 416
+LARGE_BYTES: Final = 4 * 1024 * 1024
+"""So many are worth a connection of their own."""
+
+Read = Callable[[], Coroutine[Any, Any, bytes | memoryview]]
+"""The next bytes of a body, as they come; none at its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +85,9 @@ class HttpArtifactClient:
                 raise await self._refused(response, awaiting)
             return described(uri, response.headers)
 
-    async def pieces(self, reference: ArtifactReference, start: int) -> AsyncGenerator[bytes, None]:
+    async def pieces(
+        self, reference: ArtifactReference, start: int
+    ) -> AsyncGenerator[bytes | memoryview, None]:
         """See ``ports.ArtifactClient.pieces``.
 
         ``ArtifactCorrupt`` where the peer's own word about digest or length is another one; ``BAD_ANSWER`` where it
@@ -94,16 +102,26 @@ class HttpArtifactClient:
                 check_whole(reference, response.headers)
             watch = _RateWatch(self._pace, self._clock)
             left = reference.size - start
-            while left > 0:
-                piece = await watch.await_piece(awaiting, response)
-                if not piece:
-                    raise PeerUnreachable(
-                        f"the answer of peer {self._peer} ended {left} bytes early", reason="reset"
-                    )
-                if len(piece) > left:
-                    raise bad_answer(f"it has {len(piece) - left} bytes more than it announced")
-                left -= len(piece)
-                yield piece
+            with self._reading(response, left) as read:
+                while left > 0:
+                    piece = await watch.await_piece(awaiting, read)
+                    if not piece:
+                        raise PeerUnreachable(
+                            f"the answer of peer {self._peer} ended {left} bytes early", reason="reset"
+                        )
+                    if len(piece) > left:
+                        raise bad_answer(f"it has {len(piece) - left} bytes more than it announced")
+                    left -= len(piece)
+                    yield piece
+
+    @contextmanager
+    def _reading(self, response: aiohttp.ClientResponse, length: int) -> Iterator[Read]:
+        """How to read the next of so many bytes."""
+        if length < LARGE_BYTES:
+            yield response.content.readany
+            return
+        with LargeBody(response, length, self._limits.silence_seconds) as body:
+            yield body.piece
 
     @asynccontextmanager
     async def _whole_or_rest(
@@ -157,12 +175,13 @@ class _RateWatch:
         self._waited = 0.0
         self._came = 0
 
-    async def await_piece(self, awaiting: Await, response: aiohttp.ClientResponse) -> bytes | None:
+    async def await_piece(self, awaiting: Await, read: Read) -> bytes | memoryview | None:
         """What comes next; None or empty at the end."""
-        began, piece = self._clock.monotonic(), None
+        began = self._clock.monotonic()
+        piece: bytes | memoryview | None = None
         try:
             # Silence ends by the limits of the exchange; a wait that were cut short here could lose what just came.
-            piece = await awaiting(response.content.readany())
+            piece = await awaiting(read())
         finally:
             self._waited += self._clock.monotonic() - began
             self._came += len(piece or b"")

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -71,7 +71,15 @@ class ClientLimits:
     """From the first byte of the answer, at the latest, to its last."""
 
 
-Await = Callable[[Coroutine[Any, Any, bytes | None]], Coroutine[Any, Any, bytes | None]]
+_Part = TypeVar("_Part")
+
+
+class Await(Protocol):
+    """Awaits a part of an answer for as long as the peer is trusted; see :meth:`PeerConnection.answering`."""
+
+    async def __call__(self, coming: Coroutine[Any, Any, _Part | None], /) -> _Part | None: ...
+
+
 NextPart = Callable[[aiohttp.StreamReader, str], Coroutine[Any, Any, bytes | None]]
 """The next part of a body in this encoding."""
 
@@ -115,7 +123,7 @@ class PeerConnection:
             snapshot = self._access.current
             snapshot.demand(self._endpoint.peer, None, self._clock.now())
             pool = await self._pool_under(snapshot)
-            answer = await self._ask_while_trusted(pool, question)
+            answer = await self._ask_while_trusted(pool, snapshot, question)
             if answer is not None:
                 return answer
         raise PeerUnreachable(
@@ -148,8 +156,8 @@ class PeerConnection:
             raise self._failure(error, began) from error
 
     async def _part_while_trusted(
-        self, pool: _Pool, coming: Coroutine[Any, Any, bytes | None]
-    ) -> bytes | None:
+        self, pool: _Pool, coming: Coroutine[Any, Any, _Part | None]
+    ) -> _Part | None:
         part = None
         if self._holds(pool, self._access.current):
             with self._while_holding(pool):
@@ -216,18 +224,20 @@ class PeerConnection:
             await before.close()
         return pool
 
-    async def _ask_while_trusted(self, pool: _Pool, question: Question) -> Answer | None:
+    async def _ask_while_trusted(
+        self, pool: _Pool, snapshot: AccessSnapshot, question: Question
+    ) -> Answer | None:
         """The answer; None if trust or the peer's standing changed before it was whole."""
-        if not self._holds(pool, self._access.current):
+        if not self._holds_still(pool, snapshot):
             return None
         answer = None
         with self._while_holding(pool):
             try:
                 answer = await self._exchange(pool, question)
             except BsfgError:
-                if self._holds(pool, self._access.current):
+                if self._holds_still(pool, snapshot):
                     raise
-        return answer if self._holds(pool, self._access.current) else None
+        return answer if self._holds_still(pool, snapshot) else None
 
     @contextmanager
     def _while_holding(self, pool: _Pool) -> Iterator[None]:
@@ -254,6 +264,10 @@ class PeerConnection:
             finally:
                 if is_broken_off:
                     task.uncancel()
+
+    def _holds_still(self, pool: _Pool, allowed: AccessSnapshot) -> bool:
+        """Whether the pool holds, which the given snapshot said: in one snapshot partitions end and none begins."""
+        return self._access.current is allowed or self._holds(pool, self._access.current)
 
     def _holds(self, pool: _Pool, snapshot: AccessSnapshot) -> bool:
         try:

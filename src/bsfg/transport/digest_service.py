@@ -14,7 +14,7 @@ from aiohttp import web
 from bsfg.errors import BsfgError, Code
 from bsfg.model.digests import DigestAnswer, DigestCall, RangeDigester, width_of
 from bsfg.model.facts import Facts
-from bsfg.model.page import BYTES_MAX, FACTS_MAX, PageLimits
+from bsfg.model.page import BYTES_MAX, FACTS_MAX, LogSlice, PageLimits
 from bsfg.model.policy import ReadStream
 from bsfg.ports import Clock, ExportedLog
 from bsfg.transport.access import PeerCaller
@@ -60,21 +60,35 @@ class DigestService:
         return DigestAnswer(digester.parts, description.first_sequence)
 
     async def _read(self, caller: Caller, call: DigestCall, digester: RangeDigester, start: int) -> None:
-        began, position = self._clock.monotonic(), start - 1
-        while position < call.last:
-            limits = PageLimits(min(FACTS_MAX, call.last - position), BYTES_MAX, 0.0)
-            seen = await read_while_allowed(self._log, caller, call.stream, position, limits)
-            facts = Facts.of(seen.facts).through(call.last)
-            # Hashing a page takes a while, and no link may wait for it.
-            await asyncio.to_thread(digester.add, facts)
-            caller.demand(ReadStream(call.stream))
-            if len(facts) < len(seen.facts) or not seen.pending:
-                break
-            position = seen.scanned_through
-            digester.reach(position + 1)
-            if self._clock.monotonic() - began > DIGEST_SECONDS_MAX:
-                return
-        digester.finish()
+        """The store reads the next page while one is hashed."""
+        if start > call.last:
+            digester.finish()
+            return
+        began = self._clock.monotonic()
+        coming: asyncio.Task[LogSlice] | None = self._reading(caller, call, start - 1)
+        try:
+            while coming is not None:
+                seen, coming = await coming, None
+                facts = Facts.of(seen.facts).through(call.last)
+                caller.demand(ReadStream(call.stream))
+                is_end = len(facts) < len(seen.facts) or not seen.pending or seen.scanned_through >= call.last
+                is_late = self._clock.monotonic() - began > DIGEST_SECONDS_MAX
+                if not is_end and not is_late:
+                    coming = self._reading(caller, call, seen.scanned_through)
+                # Hashing a page takes a while, and no link may wait for it.
+                await asyncio.to_thread(digester.add, facts)
+                if is_end:
+                    digester.finish()
+                else:
+                    digester.reach(seen.scanned_through + 1)
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+
+    def _reading(self, caller: Caller, call: DigestCall, position: int) -> asyncio.Task[LogSlice]:
+        limits = PageLimits(min(FACTS_MAX, call.last - position), BYTES_MAX, 0.0)
+        return asyncio.create_task(read_while_allowed(self._log, caller, call.stream, position, limits))
 
 
 def digest_route(service: DigestService) -> PeerRoute:

@@ -152,7 +152,8 @@ def decode(frames: bytes | bytearray, request: FetchRequest, pages_max: int = 1)
             raise bad_answer(f"{len(view) - position} bytes follow the last page")
         page, position = _decode_at(view, position, request)
         pages.append(page)
-        request = following(request, page)
+        if position < len(view):
+            request = following(request, page)
     return pages
 
 

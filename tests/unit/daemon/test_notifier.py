@@ -14,6 +14,7 @@ from bsfg.daemon.notifier import (
     GRACE_SECONDS,
     LINES_PER_MINUTE,
     LOOK_SECONDS,
+    NOTHING_EXPORTED_SECONDS,
     SILENT_LOOK_SECONDS,
     WAKE_SECONDS,
     NoticeBoard,
@@ -290,3 +291,23 @@ async def test_a_flood_wakes_once_a_second_and_link(
     board.board.close()
     await asyncio.sleep(1.2)
     assert len(board.woken) == 3, "a closed board wakes nobody"
+
+
+async def test_where_nothing_is_exported_it_seldom_looks_and_soon_notices_what_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sender = Sender()
+    allowed, sender.exported = sender.exported, []
+    paused: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        paused.append(seconds)
+        if len(paused) == 3:
+            sender.exported = allowed
+        if len(paused) == 6:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(sender.clock, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await sender.notifier.run()
+    assert paused == [NOTHING_EXPORTED_SECONDS] * 3 + [LOOK_SECONDS] * 3

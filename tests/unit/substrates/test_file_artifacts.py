@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -358,3 +360,69 @@ async def test_a_disk_without_room_for_the_name_leaves_none(
         assert await store.find(uri()) is None
         await put(store, b"one")
         assert await content_of(store, uri()) == b"one"
+
+
+# Bringing what is written to the disk beside the next
+
+
+MEBIBYTE = 1024 * 1024
+
+
+async def test_the_disk_is_waited_for_beside_the_next_bytes_and_for_no_more_than_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact_staging, "SYNC_BYTES", 2 * MEBIBYTE)
+    goes_on, began, real = threading.Event(), threading.Event(), os.fdatasync
+
+    def slow(descriptor: int) -> None:
+        began.set()
+        assert goes_on.wait(10)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    content = os.urandom(8 * MEBIBYTE)
+    async with file_store(tmp_path / "artifacts", quotas=LARGE_QUOTAS) as store:
+        writing = await store.begin(OWN)
+
+        async def write_all() -> None:
+            for start in range(0, len(content), MEBIBYTE):
+                await writing.write(content[start : start + MEBIBYTE])
+
+        writes = asyncio.create_task(write_all())
+        assert await asyncio.to_thread(began.wait, 5)
+        await asyncio.sleep(0.3)
+        # One of the disk's turns holds up neither the next bytes nor more than those.
+        assert 3 * MEBIBYTE <= writing.file.size < 6 * MEBIBYTE
+        assert not writes.done()
+        goes_on.set()
+        await writes
+        stored = await writing.finish(uri(), media_type=None, expected=reference(content))
+        assert await content_of(store, stored.uri) == content
+
+
+@pytest.mark.parametrize("last", ["finish", "keep", "abandon"])
+async def test_a_disk_that_fails_beside_the_next_bytes_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    monkeypatch.setattr(artifact_staging, "SYNC_BYTES", MEBIBYTE)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    content = os.urandom(MEBIBYTE + 10)
+    async with file_store(tmp_path / "artifacts", quotas=LARGE_QUOTAS) as store:
+        writing = await store.begin(OWN, resume=reference(content))
+        monkeypatch.setattr(os, "fdatasync", full)
+        await writing.write(content[:MEBIBYTE])
+        await writing.write(content[MEBIBYTE:])
+        if last == "finish":
+            with pytest.raises(StoreFull):
+                await writing.finish(uri(), media_type=None, expected=None)
+            assert await store.find(uri()) is None
+        await (writing.abandon() if last == "abandon" else writing.keep())
+        monkeypatch.undo()
+        # What was kept is gone on with, and what was not comes again.
+        again = await store.begin(OWN, resume=reference(content))
+        await again.write(content[again.size :])
+        await again.finish(uri(), media_type=None, expected=reference(content))
+        assert await content_of(store, uri()) == content

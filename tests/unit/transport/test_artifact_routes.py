@@ -314,6 +314,24 @@ def cut_off(sender: Sender) -> None:
     sender.access.swap(partitions={PLANT: None})
 
 
+async def test_what_the_store_takes_is_not_held_against_the_reader(
+    pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(pki, tmp_path, rate=PIECE_BYTES_MAX * 5) as slow:
+        await put(slow.store, CONTENT, uri(bucket=BUCKET))
+        read = slow.store.read
+
+        async def late(*words: Any) -> AsyncIterator[bytes]:
+            await asyncio.sleep(0.5)
+            async for piece in read(*words):
+                yield piece[:1_000]
+                await asyncio.sleep(0.5)
+                yield piece[1_000:]
+
+        monkeypatch.setattr(slow.store, "read", late)
+        assert (await slow.ask()).body == CONTENT
+
+
 @pytest.mark.parametrize("change", [narrow, remove, revoke, cut_off])
 async def test_a_permission_that_ends_ends_the_answer(
     served: Serving, change: Callable[[Sender], None]

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import aiohttp
 import pytest
 from tests.support.certificates import TestAuthority, peer, trust_of
 from tests.support.patience import patience
@@ -344,6 +345,26 @@ async def test_a_partition_works_in_both_directions(sender: Sender, seconds: flo
             await asyncio.wait_for(polling, 5 * patience())
         assert caught.value.code is Code.PARTITIONED
         assert not isinstance(caught.value, PeerRefused)
+
+
+async def test_a_change_while_the_connections_of_the_former_trust_are_closed_counts(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access, close = receiver_access(sender.pki), aiohttp.ClientSession.close
+
+    async def closing(session: aiohttp.ClientSession) -> None:
+        await close(session)
+        access.swap(policies={})
+
+    async with asking(sender, access) as client:
+        await client.health()
+        access.swap(trust=sender.pki.receiver_trust())
+        monkeypatch.setattr(aiohttp.ClientSession, "close", closing)
+        with pytest.raises(BsfgError) as caught:
+            await client.health()
+        monkeypatch.undo()
+    assert caught.value.code is Code.PEER_UNKNOWN
+    assert len(sender.heard.contacts) == 1
 
 
 async def test_an_unauthorized_peer_is_not_dialled(sender: Sender) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -172,3 +173,45 @@ def test_an_answer_that_does_not_fit_the_question_is_no_answer(change: dict[str,
 
 def _fields(call: DigestCall) -> dict[str, Any]:
     return {"stream": call.stream, "epoch": call.epoch, "first_sequence": 1, "parts": [GOOD, GOOD]}
+
+
+@pytest.mark.asyncio
+async def test_the_store_reads_the_next_page_while_one_is_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = DigestHouse()
+    whole = await house.ask(await house.call())
+    read, asked, hashed = house.zone.read, threading.Event(), RangeDigester.add
+    reads = 0
+
+    async def two_at_a_time(stream: Any, after: int, limits: PageLimits) -> LogSlice:
+        nonlocal reads
+        reads += 1
+        if reads > 1:
+            asked.set()
+        return await read(stream, after, PageLimits(2, limits.bytes, 0.0))
+
+    def waiting(digester: RangeDigester, facts: Facts) -> None:
+        assert asked.wait(5), "the next page is not asked for before this one is hashed"
+        hashed(digester, facts)
+
+    monkeypatch.setattr(house.zone, "read", two_at_a_time)
+    monkeypatch.setattr(RangeDigester, "add", waiting)
+    assert (await house.ask(await house.call())).parts == whole.parts
+    assert reads == 3
+
+
+@pytest.mark.asyncio
+async def test_a_range_that_retention_took_whole_is_empty_and_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = DigestHouse()
+    describe = house.zone.describe
+
+    async def younger(stream: Any) -> Any:
+        return replace(await describe(stream), first_sequence=4)
+
+    async def unwanted(*_words: Any) -> LogSlice:
+        raise AssertionError("there is nothing to read")
+
+    monkeypatch.setattr(house.zone, "describe", younger)
+    monkeypatch.setattr(house.zone, "read", unwanted)
+    answer = await house.ask(await house.call(1, 3, 3))
+    assert [part.digest for part in answer.parts] == [EMPTY_DIGEST] * 3
+    assert answer.first_sequence == 4
