@@ -30,7 +30,8 @@ SET_ASIDE_FILES_MAX: Final = 8
 SET_ASIDE_BYTES_MAX: Final = 1024**3
 PARTIAL_SECONDS_MAX: Final = 7 * 86_400
 """A half-written artifact that nobody went on with for so long is removed at the next start."""
-BUFFER_BYTES: Final = 1024 * 1024
+BUFFER_BYTES: Final = 4 * 1024 * 1024
+"""What is collected before it goes to a thread; with a quarter of it the thread waited a tenth of its time for more."""
 CACHED_BYTES: Final = 256 * 1024
 """Written and hashed at once; a megabyte took half as much processor time again, most of it the kernel's copy."""
 SYNC_BYTES: Final = 32 * 1024 * 1024
@@ -51,7 +52,7 @@ class StagedFile:
         self._digest = hashlib.sha256()
         self._descriptor: int | None = folder.open(names, os.O_RDWR | os.O_CREAT)
         self.size = 0
-        while piece := os.pread(self._descriptor, BUFFER_BYTES, self.size):
+        while piece := os.pread(self._descriptor, CACHED_BYTES, self.size):
             self._digest.update(piece)
             self.size += len(piece)
 

@@ -157,7 +157,7 @@ async def test_a_half_written_artifact_is_gone_on_with_after_a_kill(tmp_path: Pa
         await writing.write(b"first ")
         await writing.keep()
         nameless = await store.begin(OWN)
-        await nameless.write(bytes(artifact_staging.BUFFER_BYTES // 4))
+        await nameless.write(bytes(artifact_staging.BUFFER_BYTES // 8))
     async with file_store(folder) as store:
         again = await store.begin(PEER, resume=wanted)
         assert again.size == 6
@@ -372,6 +372,7 @@ async def test_the_disk_is_waited_for_beside_the_next_bytes_and_for_no_more_than
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(artifact_staging, "SYNC_BYTES", 2 * MEBIBYTE)
+    monkeypatch.setattr(artifact_staging, "BUFFER_BYTES", MEBIBYTE)
     goes_on, began, real = threading.Event(), threading.Event(), os.fdatasync
 
     def slow(descriptor: int) -> None:
@@ -405,6 +406,7 @@ async def test_a_disk_that_fails_beside_the_next_bytes_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
     monkeypatch.setattr(artifact_staging, "SYNC_BYTES", MEBIBYTE)
+    monkeypatch.setattr(artifact_staging, "BUFFER_BYTES", MEBIBYTE)
 
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "no space left")
