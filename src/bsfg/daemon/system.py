@@ -8,9 +8,11 @@ import ctypes
 import gc
 import os
 import socket
+import sys
 import time
 from typing import Final
 
+SWITCH_SECONDS: Final = 0.001
 KEPT_BYTES_MAX: Final = 16 * 1024 * 1024
 """Freed memory that is kept for the next page."""
 _M_TRIM_THRESHOLD: Final = -1
@@ -67,3 +69,9 @@ def spare_collections() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
+
+
+def yield_to_the_loop() -> None:
+    """A thread that hashes or compares pages gives way to the event loop within a millisecond; Python's own five are
+    what a link, a health check and the next page of the comparison itself would wait each time."""
+    sys.setswitchinterval(SWITCH_SECONDS)

@@ -7,16 +7,16 @@ import sys
 from typing import Final
 
 PROGRAM: Final = """
-import gc
+import gc, sys
 gc.disable()
-from bsfg.daemon.system import spare_collections
-spare_collections()
-print(gc.isenabled(), gc.get_freeze_count() > 0)
+from bsfg.bootstrap.process import prepare_process
+prepare_process()
+print(gc.isenabled(), gc.get_freeze_count() > 0, sys.getswitchinterval())
 """
 
 
-def test_a_gateway_collects_again_although_its_start_did_not() -> None:
+def test_a_gateway_collects_again_although_its_start_did_not_and_no_thread_holds_up_its_loop() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.split() == ["True", "True"]
+    assert done.stdout.split() == ["True", "True", "0.001"]
