@@ -66,7 +66,12 @@ def test_a_frozen_link_is_named_and_an_operator_sets_it_going(lab: Lab, tmp_path
     lab.level()
     told(FROZEN, lab, LatePages(plant), tmp_path)
     (frozen,) = stalled(plant)
-    assert any(line["event"] == "link_stalled" and line["stream"] == frozen for line in plant.log())
+    # The log is told by who looks through the links now and then, the views by who asks.
+    eventually(
+        "the log names it",
+        10,
+        lambda: any(line["event"] == "link_stalled" and line["stream"] == frozen for line in plant.log()),
+    )
 
     # The others never noticed.
     other = next(stream for stream in STREAMS if stream not in (frozen, "facts.audit"))

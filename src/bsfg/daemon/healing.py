@@ -27,7 +27,7 @@ from bsfg.model.fact import Fact
 from bsfg.ports import Clock, InboundLog
 
 CHECK_SECONDS: Final = 1.0
-LINKS_CHECK_SECONDS: Final = 10.0
+LINKS_CHECK_SECONDS: Final = 5.0
 """A link is stalled after a minute; hundreds of links are not looked through every second for that."""
 ANSWER_SECONDS: Final = 3.0
 SILENT_SECONDS: Final = 5.0
