@@ -35,6 +35,8 @@ ASK_SECONDS: Final = 2.0
 POLL_SECONDS: Final = 0.1
 LEVEL: Final = "level"
 ORDERS: Final = "facts.orders"
+LAST_LINES: Final = 60
+"""Of each gateway's log, when a stream does not become level."""
 
 
 @dataclass
@@ -188,8 +190,10 @@ class Stage:
             else:
                 time.sleep(POLL_SECONDS)
         if pairs:
-            state = last and {name: last[name] for name in ("state", "reason", "scanned_through")}
-            raise Stuck(f"{pairs[0][2]} at {pairs[0][0]} is not level after {time.monotonic() - began:.0f} s: {state}")
+            raise Stuck(
+                f"{pairs[0][2]} at {pairs[0][0]} is not level after {time.monotonic() - began:.0f} s: {last}\n"
+                + "\n".join(self.last_words())
+            )
         return time.monotonic() - began
 
     def is_level(self, row: dict[str, Any] | None, peer: str, stream: str) -> bool:
@@ -209,6 +213,14 @@ class Stage:
             keeper.kill()
         for zone in ZONE_NAMES:
             self.kill_server(zone)
+
+    def last_words(self) -> list[str]:
+        """The end of each gateway's log, which says why it is where it is."""
+        lines = []
+        for zone in ZONE_NAMES:
+            log = self.zone(zone).paths.data / "bsfg.log"
+            lines += [f"{zone}:", *log.read_text(errors="replace").splitlines()[-LAST_LINES:]]
+        return lines
 
     def tracebacks(self) -> list[str]:
         """What no operator may ever see, by file."""

@@ -194,7 +194,9 @@ class Control:
             self._client, self._lost = client, lost
             self.connections += 1
             self._up.set()
-            await lost
+            # Where the client's own closing fails half way, it calls back to nobody; but its reading always ends.
+            assert client._reading_task is not None
+            await asyncio.wait({lost, client._reading_task}, return_when=asyncio.FIRST_COMPLETED)
         except Exception as error:  # Whatever hinders one attempt, the next one comes: nobody else would make it.
             self._problem = _one_line(error)
             return False
@@ -214,7 +216,6 @@ class Control:
             if not lost.done():
                 lost.set_result(None)
 
-        self._problem = "connecting"
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
             await client.connect(
                 servers=[url],
@@ -278,6 +279,9 @@ async def _close_quietly(client: Client) -> None:
     with contextlib.suppress(Exception):
         async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
             await client.close()
+    for task in (client._reading_task, client._flusher_task):
+        if task is not None and task.done() and not task.cancelled():
+            task.exception()  # Looked at, or asyncio would print it as one that nobody wanted.
 
 
 def _heed_cancellation() -> None:

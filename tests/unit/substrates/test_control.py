@@ -144,6 +144,23 @@ async def test_a_call_under_way_ends_when_the_connection_is_lost(server: NatsSer
         await asyncio.wait_for(call, 3.0 * patience())
 
 
+async def test_a_connection_that_breaks_with_requests_unsent_is_lost_and_found_again(
+    server: NatsServer, control: Control
+) -> None:
+    """nats-py fails in its own closing then, and calls back to nobody."""
+    await freeze(server)
+    calls = []
+    for _ in range(40):
+        calls.append(asyncio.create_task(control.request("nobody.listens", bytes(1024**2))))
+        await asyncio.sleep(0.01)
+    server.kill()
+    done = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(each) for each in done} == {SubstrateUnavailable}
+    server.start()
+    await control.wait_connected(10.0 * patience())
+    assert await control.api("INFO")
+
+
 async def test_a_server_that_hangs_is_unavailable_within_the_deadline(server: NatsServer, control: Control) -> None:
     await freeze(server)
     try:
