@@ -129,6 +129,9 @@ class Quarantine(Protocol):
 class PageSource(Protocol):
     """What a link needs of its peer; raises what :class:`PeerClient` raises."""
 
+    async def fetch(self, request: FetchRequest) -> Page:
+        """One page, already held against the request and the limits of the contract."""
+
     def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
         """Up to ``count`` pages of one answer as they arrive, at least one, each continuing the one before.
 
@@ -151,9 +154,6 @@ class PeerClient(PageSource, Protocol):
     async def health(self) -> dict[str, Any]: ...
 
     async def streams(self) -> list[dict[str, Any]]: ...
-
-    async def fetch(self, request: FetchRequest) -> Page:
-        """One page, already held against the request and the limits of the contract."""
 
     async def notify(self, stream: StreamName, head: int) -> None:
         """The peer took our advice that our stream has reached this head; it may poll earlier, and nothing else."""

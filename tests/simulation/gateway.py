@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tests.simulation.network import Line
 from tests.simulation.store_connection import StoreConnection
@@ -26,6 +26,9 @@ STEPS = (
 """Where a gateway can be killed to the point, beside any time at all."""
 
 
+STILL_LEVEL: Final = "FLOWING still level"
+
+
 class WatchedDriver(LinkDriver):
     """The driver as it is; each event and command is shown to the world."""
 
@@ -37,6 +40,12 @@ class WatchedDriver(LinkDriver):
         before, tails_lost = self.link, self.gateway.tails_lost
         super()._take(event)
         self.gateway.world.took(self.gateway, before, event, tails_lost)
+
+    def _become(self, link: Link) -> None:
+        before = self.link
+        super()._become(link)
+        if link.rounds > before.rounds and link == before._replace(word=link.word, rounds=link.rounds):
+            self.gateway.world.rested(self.gateway)
 
     def _carry_out(self, command: Command) -> None:
         self.gateway.world.trace(self.gateway.name, "orders", command)

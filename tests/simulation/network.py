@@ -89,8 +89,8 @@ class Line:
         """The receiver exports nothing."""
 
     async def fetch(self, request: FetchRequest) -> Page:
-        async with contextlib.aclosing(self.pages(request, 1)) as pages:
-            return await anext(pages)
+        pages = [page async for page in self.pages(request, 1)]
+        return pages[0]
 
     async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
         await self.gateway.step("fetch sent")

@@ -7,7 +7,7 @@ from typing import Final, get_args
 
 from tests.simulation.fault_kinds import OF_HISTORY, ORDINARY
 from tests.simulation.faults import ARMED
-from tests.simulation.gateway import STEPS
+from tests.simulation.gateway import STEPS, STILL_LEVEL
 from tests.simulation.seeds import Outcome
 
 from bsfg.core.conversation import Event
@@ -68,6 +68,7 @@ def transitions() -> Iterator[str]:
                 continue
             if name not in UNREACHABLE and (kind not in ALL_ANSWERS or kind in ANSWERS[phase]):
                 yield name
+    yield STILL_LEVEL
     yield from (f"late {kind}" for kind in ALL_ANSWERS)
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from random import Random
 from typing import Any, Final, TypeVar
 
-from tests.simulation.gateway import Gateway
+from tests.simulation.gateway import STILL_LEVEL, Gateway
 from tests.simulation.history import History
 from tests.simulation.ledger import Ledger
 from tests.simulation.network import Caller, Network
@@ -200,6 +200,13 @@ class World:
             self._halted(gateway, link)
         if self.is_draining:
             self._polls_after_healing += isinstance(event, PageFetched)
+            self._look_whether_settled(gateway)
+
+    def rested(self, gateway: Gateway) -> None:
+        """A poll brought nothing new, and goes on as the same one."""
+        self.transitions[STILL_LEVEL] += 1
+        if self.is_draining:
+            self._polls_after_healing += 1
             self._look_whether_settled(gateway)
 
     def announced(self, event: str) -> None:

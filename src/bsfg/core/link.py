@@ -75,7 +75,7 @@ def advance(link: Link, event: Event) -> tuple[Link, Commands]:
         case Located(position=position):
             return _located(link._replace(step=None), position)
         case PageFetched(page=page, is_last=is_last):
-            return _page_fetched(link._replace(fetch=None if is_last else link.fetch, word=_word_of(page)), page)
+            return _page_fetched(link._replace(fetch=None if is_last else link.fetch, word=SenderWord.of(page)), page)
         case RecordSaved(revision=revision):
             return _record_saved(link._replace(step=None, saved=link.cursor, revision=revision))
         case Appended(ticket=appended, fence=fence):
@@ -206,10 +206,6 @@ def _fetch(link: Link, wait_seconds: float) -> tuple[Link, Commands]:
     # Behind a fence that is not proved one page goes out at a time, so no more are asked for.
     pages = link.settings.pages_max if is_behind and link.is_fence_proved else 1
     return link, (Fetch(ticket, request, pages),)
-
-
-def _word_of(page: Page) -> SenderWord:
-    return SenderWord(page.head, page.pending, page.sender_time, page.next_time, page.pending_bytes)
 
 
 def _page_fetched(link: Link, page: Page) -> tuple[Link, Commands]:

@@ -56,6 +56,11 @@ class SenderWord:
     pending_bytes: int | None = None
     """About how many bytes ``pending`` stands for; for people, not for decisions."""
 
+    @classmethod
+    def of(cls, page: Page) -> SenderWord:
+        """What a page says beside its facts."""
+        return cls(page.head, page.pending, page.sender_time, page.next_time, page.pending_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Recovery:

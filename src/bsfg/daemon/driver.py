@@ -39,6 +39,7 @@ from bsfg.core.conversation import (
     Wait,
     Waited,
 )
+from bsfg.core.level import still_level
 from bsfg.core.link import advance
 from bsfg.core.link_state import Link, Phase, StepFailure, state_of
 from bsfg.core.looking import agrees
@@ -51,6 +52,7 @@ from bsfg.daemon.ticks import to_tick
 from bsfg.daemon.watchdog import Watchdog
 from bsfg.errors import BsfgError, Code, PeerRefused
 from bsfg.model.cursor import Fence, LinkName, LinkState, LocalPosition, StreamMark
+from bsfg.model.page import Page
 from bsfg.ports import Clock, InboundLog, PageSource
 from bsfg.ports import Quarantine as QuarantineStore
 
@@ -59,6 +61,8 @@ STEP_SECONDS_MAX: Final = 120.0
 CONFIRM_RETRY_SECONDS: Final = 1.0
 CONFIRM_PERIOD_SECONDS: Final = 0.2
 """A confirm costs the sender a durable write; it serves views and later agreement, so it may be a little late."""
+POLLS_MAX: Final = 12
+"""How often a poll is asked within one step while nothing is new."""
 LOOK_SECONDS: Final = 10.0
 """How often a link that flows holds against the stream itself what it believes of it (I20)."""
 
@@ -160,16 +164,20 @@ class LinkDriver:
 
     def _take(self, event: Event) -> None:
         before, link_before = state_of(self.link), self.link
-        self.link, commands = advance(self.link, event)
-        self._watchdog.note(link_before, self.link, self.clock.monotonic())
-        if self.link is not link_before:
-            self._take_back(link_before.tickets - self.link.tickets)
+        link, commands = advance(self.link, event)
+        self._become(link)
+        if link is not link_before:
+            self._take_back(link_before.tickets - link.tickets)
         if isinstance(event, PageFetched):
             failpoints.passed("page.taken")
         for command in commands:
             self._carry_out(command)
         if state_of(self.link) is not before:
             self.observer.state_changed(self.name, before, self.link)
+
+    def _become(self, link: Link) -> None:
+        self._watchdog.note(self.link, link, self.clock.monotonic())
+        self.link = link
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -216,8 +224,8 @@ class LinkDriver:
                 return Located(ticket, position)
             case Fetch():
                 async with self._traffic.turn(step) as turn:
-                    await failpoints.frozen("fetch.frozen")
-                    return await self._fetch(turn)
+                    is_poll = step.request.limits.wait_seconds > 0
+                    return await (self._poll(turn) if is_poll else self._fetch(turn))
             case SaveRecord(ticket=ticket, record=record, revision=revision):
                 failpoints.passed("record.before")
                 saved = await self.inbound.save_record(self.name, record, revision)
@@ -233,19 +241,25 @@ class LinkDriver:
                 await self.clock.sleep(seconds)
                 return Waited(ticket)
 
-    async def _fetch(self, turn: Turn) -> Event:
+    async def _poll(self, turn: Turn) -> Event:
+        """Asked again and again in one step, as long as nothing is new: that is all that a link at rest does."""
+        event = await self._fetch(turn)
+        for _ in range(POLLS_MAX - 1):
+            rested = still_level(self.link, event.ticket, event.page)
+            if rested is None:
+                break
+            self._become(rested)
+            await turn.again()
+            event = await self._fetch(turn)
+        return event
+
+    async def _fetch(self, turn: Turn) -> PageFetched:
         """Every page but the last is told of as it comes; the next is taken in when the link has room for it."""
-        step, began, page = turn.step, self.clock.monotonic(), None
+        await failpoints.frozen("fetch.frozen")
+        began = self.clock.monotonic()
         failpoints.passed("fetch.before")
         try:
-            async with aclosing(self.client.pages(step.request, step.pages)) as pages:
-                async for following in pages:
-                    turn.came(following)
-                    if self.canary is not None:
-                        self.canary.page_came(following)
-                    if page is not None:
-                        await self._page_came(PageFetched(step.ticket, page, is_last=False), turn)
-                    page = following
+            page = await self._last_page(turn)
         except BsfgError as error:
             if isinstance(error, PeerRefused) and error.code is not Code.PARTITIONED:
                 self.observer.peer_answered(self.name)
@@ -253,11 +267,30 @@ class LinkDriver:
                 self.observer.peer_silent(self.name, error)
             self.observer.fetched(self.name, self.clock.monotonic() - began, error)
             raise
-        if page is None:
-            raise BsfgError(Code.BAD_ANSWER, f"peer {self.name.peer} answered a fetch without a page")
         self._heard()
         self.observer.fetched(self.name, self.clock.monotonic() - began, None)
-        return PageFetched(step.ticket, page)
+        return PageFetched(turn.step.ticket, page)
+
+    async def _last_page(self, turn: Turn) -> Page:
+        step, page = turn.step, None
+        if step.pages == 1:
+            page = await self.client.fetch(step.request)
+            self._note_page(page, turn)
+            return page
+        async with aclosing(self.client.pages(step.request, step.pages)) as pages:
+            async for following in pages:
+                self._note_page(following, turn)
+                if page is not None:
+                    await self._page_came(PageFetched(step.ticket, page, is_last=False), turn)
+                page = following
+        if page is None:
+            raise BsfgError(Code.BAD_ANSWER, f"peer {self.name.peer} answered a fetch without a page")
+        return page
+
+    def _note_page(self, page: Page, turn: Turn) -> None:
+        turn.came(page)
+        if self.canary is not None:
+            self.canary.page_came(page)
 
     async def _page_came(self, event: PageFetched, turn: Turn) -> None:
         self._heard()
@@ -319,7 +352,7 @@ class LinkDriver:
         while True:
             pause = LOOK_SECONDS * (0.75 + 0.5 * self.chance())
             await self.clock.sleep(to_tick(pause, self.clock.monotonic()))
-            if self.link.phase is not Phase.FLOWING or self.link.fence is None:
+            if self.link.phase is not Phase.FLOWING or self.link.fence is None or self._is_as_seen():
                 continue
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
@@ -333,9 +366,16 @@ class LinkDriver:
             except Exception as error:
                 self.observer.failed_unexpectedly(self.name, "Look", error)
 
+    def _is_as_seen(self) -> bool:
+        """Whether an answer that others have just had says so; the store is not asked."""
+        return self.marks is not None and self._is_seen(self.marks.recent(self.name))
+
+    def _is_seen(self, mark: StreamMark | None) -> bool:
+        return mark is not None and mark == self._seen and mark.fence == self.link.fence
+
     async def _look(self, since: Fence) -> None:
         mark = await self.marks.mark(self.name) if self.marks is not None else None
-        if mark is not None and mark == self._seen and mark.fence == self.link.fence:
+        if self._is_seen(mark):
             return
         position = await self.inbound.locate(self.name)
         self._seen = mark if mark is not None and self._is_proved(mark, position) else None
@@ -358,7 +398,7 @@ def _waits_by_design_seconds(step: Step) -> float:
     match step:
         case Wait(seconds=seconds):
             return seconds
-        case Fetch():
-            return ADMISSION_SECONDS_MAX
+        case Fetch(request=request):
+            return ADMISSION_SECONDS_MAX + POLLS_MAX * request.limits.wait_seconds
         case _:
             return 0.0

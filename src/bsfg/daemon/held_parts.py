@@ -17,8 +17,8 @@ from typing import Final
 from bsfg.errors import BsfgError, Code
 from bsfg.model.arrangement import arrange
 from bsfg.model.digests import RangeDigester, joined_digest
-from bsfg.model.facts import Facts
-from bsfg.substrates.held_pages import NO_FACTS, Foreign, HeldPage
+from bsfg.model.facts import NO_FACTS, Facts
+from bsfg.substrates.held_pages import Foreign, HeldPage
 from bsfg.substrates.inbound_scan import InboundScan
 
 STRANGERS_MAX: Final = 1_000

@@ -42,7 +42,7 @@ class History:
     lag_of: Callable[[RunningLink], int | None]
     times: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES_MAX))
     """Wall-clock seconds since 1970 of each sample, for the charts."""
-    _appended: dict[LinkName, deque[int]] = field(default_factory=dict)
+    _appended: deque[Mapping[LinkName, int]] = field(default_factory=lambda: deque(maxlen=RATE_SAMPLES))
     _peers: dict[ZoneId, deque[Sample | None]] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -54,27 +54,34 @@ class History:
     def sample(self) -> None:
         """Take one sample now."""
         moment: dict[ZoneId, list[int | None]] = {}
-        seen: set[LinkName] = set()
+        counts: dict[LinkName, int] = {}
         for driver in self.drivers():
             name, appended = driver.name, driver.link.facts_appended
-            seen.add(name)
-            self._note(name, appended)
-            values = moment.setdefault(name.peer, [0, None, None])
+            counts[name] = appended
+            values = moment.get(name.peer)
+            if values is None:
+                values = moment[name.peer] = [0, None, None]
             values[0] = (values[0] or 0) + appended
-            values[1] = _larger(values[1], self.lag_of(driver))
+            lag = self.lag_of(driver)
+            if lag is not None and (values[1] is None or lag > values[1]):
+                values[1] = lag
         for row in self.exports():
             values = moment.setdefault(row.peer, [0, None, None])
             values[2] = (values[2] or 0) + row.backlog_facts
-        for name in self._appended.keys() - seen:
-            del self._appended[name]
+        self._appended.append(counts)
         self._append(moment)
 
     def rate(self, name: LinkName) -> float | None:
         """Facts a second of a link; None until there are two samples, or where its driver is new."""
-        counts = self._appended.get(name)
-        if counts is None or len(counts) < 2:
+        counts: list[int] = []
+        for sample in reversed(self._appended):
+            count = sample.get(name)
+            if count is None or (counts and count > counts[-1]):
+                break
+            counts.append(count)
+        if len(counts) < 2:
             return None
-        return (counts[-1] - counts[0]) / ((len(counts) - 1) * SAMPLE_SECONDS)
+        return (counts[0] - counts[-1]) / ((len(counts) - 1) * SAMPLE_SECONDS)
 
     def arrival(self, name: LinkName, lag_facts: int | None) -> float | None:
         """Seconds until a link is level at its present rate; None where nobody can say."""
@@ -90,12 +97,6 @@ class History:
             "peers": {peer: _lines(samples) for peer, samples in sorted(self._peers.items())},
         }
 
-    def _note(self, name: LinkName, appended: int) -> None:
-        counts = self._appended.setdefault(name, deque(maxlen=RATE_SAMPLES))
-        if counts and appended < counts[-1]:
-            counts.clear()
-        counts.append(appended)
-
     def _append(self, moment: Mapping[ZoneId, list[int | None]]) -> None:
         self.times.append(self.clock.now() / 1e9)
         for peer in moment.keys() - self._peers.keys():
@@ -106,12 +107,6 @@ class History:
             samples.append(None if values is None else Sample(values[0] or 0, values[1], values[2]))
         for peer in [peer for peer, samples in self._peers.items() if not any(samples)]:
             del self._peers[peer]
-
-
-def _larger(one: int | None, other: int | None) -> int | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return max(one, other)
 
 
 def _lines(samples: Iterable[Sample | None]) -> dict[str, list[float | None]]:

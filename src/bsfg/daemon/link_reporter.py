@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from prometheus_client import Counter
 from structlog.typing import FilteringBoundLogger
 
 from bsfg.core.link_state import Link, state_of
@@ -55,6 +56,8 @@ class LinkReporter:
     duplicates_of: Callable[[LinkName], int] = _none
     """How many facts a link has dropped as duplicates since it runs."""
     _duplicates: dict[LinkName, int] = field(default_factory=dict)
+    _fetched_well: dict[LinkName, Counter] = field(default_factory=dict)
+    """The counter of each link's polls, which are many."""
 
     def announced(self, name: LinkName, event: str, message: str) -> None:
         write = self.journal.error if event == "link_halted" else self.journal.info
@@ -86,8 +89,13 @@ class LinkReporter:
         self.peer_silent_by(name.peer, error)
 
     def fetched(self, name: LinkName, seconds: float, error: BsfgError | None) -> None:
-        result = error.code.label if error else "ok"
-        self.telemetry.fetch_requests.labels(name.peer, name.stream, result).inc()
+        counter = self._fetched_well.get(name) if error is None else None
+        if counter is None:
+            result = error.code.label if error else "ok"
+            counter = self.telemetry.fetch_requests.labels(name.peer, name.stream, result)
+            if error is None:
+                self._fetched_well[name] = counter
+        counter.inc()
         self._count_duplicates(name)
 
     def _count_duplicates(self, name: LinkName) -> None:

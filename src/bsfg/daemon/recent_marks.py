@@ -27,6 +27,10 @@ class RecentMarks:
     _good_until: float = float("-inf")
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    def recent(self, link: LinkName) -> StreamMark | None:
+        """The link's mark, if others have asked for theirs a moment ago."""
+        return self._marks.get(link) if self.clock.monotonic() < self._good_until else None
+
     async def mark(self, link: LinkName) -> StreamMark | None:
         """The link's mark; None where the store says nothing of it."""
         async with self._turn:

@@ -14,13 +14,13 @@ from operator import lt
 
 from bsfg.model.arrangement import arrange
 from bsfg.model.cursor import Cursor
-from bsfg.model.facts import Facts
+from bsfg.model.facts import NO_FACTS, Facts
 from bsfg.model.names import StreamName
 from bsfg.model.page import Agreement, FetchRequest, Page, PageLimits
 from bsfg.model.ranges import Range, Ranges
 from bsfg.ports import PageSource
 from bsfg.substrates.generations import Kept, Plan
-from bsfg.substrates.held_pages import NO_FACTS, HeldPage
+from bsfg.substrates.held_pages import HeldPage
 from bsfg.substrates.inbound_scan import InboundScan
 
 Copies = Callable[[], AsyncGenerator[HeldPage, None]]
@@ -122,20 +122,32 @@ class RepairSource:
     def __post_init__(self) -> None:
         self.damaged = Ranges(self.kept.damaged)
 
-    async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
+    async def fetch(self, request: FetchRequest) -> Page:
         """One page of ours, or what the peer says of what is damaged."""
-        after = request.after
-        position = after.scanned_through + 1 if after is not None else self.kept.through + 1
+        after, position = request.after, self._position(request)
         damaged = self.damaged.holding(position)
         if after is not None and damaged is None and position <= self.kept.through:
-            yield await self._own_page(after, request.limits)
-            return
+            return await self._own_page(after, request.limits)
         if damaged is not None:
-            request, count = replace(request, limits=_at_most(request.limits, position, damaged)), 1
+            request = replace(request, limits=_at_most(request.limits, position, damaged))
+        page = await self.peer.fetch(request)
+        self.fetched += len(page.facts)
+        return page
+
+    async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
+        """As :meth:`fetch`; several only where there is nothing of ours."""
+        position = self._position(request)
+        if position <= self.kept.through or self.damaged.holding(position) is not None:
+            yield await self.fetch(request)
+            return
         async with aclosing(self.peer.pages(request, count)) as pages:
             async for page in pages:
                 self.fetched += len(page.facts)
                 yield page
+
+    def _position(self, request: FetchRequest) -> int:
+        """Where the page begins that is asked for."""
+        return (self.kept.through if request.after is None else request.after.scanned_through) + 1
 
     async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
         """As the peer."""

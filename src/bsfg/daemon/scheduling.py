@@ -27,7 +27,7 @@ from bsfg.core.conversation import Fetch
 from bsfg.daemon.ticks import to_tick
 from bsfg.model.cursor import LinkName
 from bsfg.model.facts import Facts
-from bsfg.model.page import BYTES_MAX, Page
+from bsfg.model.page import BYTES_MAX, FetchRequest, Page, PageLimits
 from bsfg.ports import Clock
 
 PRIORITY_MAX: Final = 9
@@ -224,8 +224,9 @@ class Turn:
     """One fetch under way. ``step`` is what to ask for now."""
 
     def __init__(self, traffic: LinkTraffic, step: Fetch, began: float, is_queued: bool) -> None:
-        self.step = step
+        self.step = traffic.paced(step)
         self.has_more = False
+        self._asked = step
         self._traffic = traffic
         self._began = began
         self._is_queued = is_queued
@@ -234,6 +235,11 @@ class Turn:
         """A page has come; it is paid for and counted."""
         self.has_more = page.pending > 0
         self._traffic.charge(page, self._began, self._is_queued)
+
+    async def again(self) -> None:
+        """The same is to be asked once more, once it may be; for polls, which nobody queues up for."""
+        self._began = await self._traffic.allowed()
+        self.step = self._traffic.paced(self._asked)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -273,15 +279,16 @@ class LinkTraffic:
     @asynccontextmanager
     async def turn(self, step: Fetch) -> AsyncIterator[Turn]:
         """A fetch inside the block, once it may begin: within ``ADMISSION_SECONDS_MAX``, at once for a long poll."""
-        if delay := self._throttle.delay(self._clock.monotonic()):
-            await self._clock.sleep(delay)
+        began = await self.allowed()
         is_queued = step.pages > 1 and step.request.limits.wait_seconds == 0
         has_failed, turn = False, None
         if is_queued:
             self._ticket = step.ticket
         try:
-            pages = await self._queue_up(step.pages) if is_queued else step.pages
-            turn = Turn(self, self._paced(step, pages), self._clock.monotonic(), is_queued)
+            if is_queued:
+                step = replace(step, pages=await self._queue_up(step.pages))
+                began = self._clock.monotonic()
+            turn = Turn(self, step, began, is_queued)
             yield turn
         except Exception:
             has_failed = True
@@ -289,6 +296,27 @@ class LinkTraffic:
         finally:
             if is_queued and self._ticket == step.ticket:
                 self._leave(has_more=turn is not None and turn.has_more, has_failed=has_failed)
+
+    async def allowed(self) -> float:
+        """Wait until what came so far is paid for; monotonic seconds of then."""
+        now = self._clock.monotonic()
+        if delay := self._throttle.delay(now):
+            await self._clock.sleep(delay)
+            now = self._clock.monotonic()
+        return now
+
+    def paced(self, step: Fetch) -> Fetch:
+        """The fetch as it is to be asked for now."""
+        asked, throttle = step.request, self._throttle
+        limits = PageLimits(
+            asked.limits.facts,
+            throttle.page_bytes_max(asked.limits.bytes),
+            to_tick(asked.limits.wait_seconds, self._clock.monotonic()),
+        )
+        request = FetchRequest(
+            asked.stream, limits, asked.start, asked.after, asked.accept_gap, self._is_compressible
+        )
+        return Fetch(step.ticket, request, step.pages if throttle.bytes_per_second is None else 1)
 
     def charge(self, page: Page, began: float, is_queued: bool) -> None:
         is_counted = self._throttle.bytes_per_second is not None or self._peer.queue.is_shared
@@ -311,13 +339,6 @@ class LinkTraffic:
         now = self._clock.monotonic()
         queue.began(lane, now)
         return queue.pages(lane, wanted, now)
-
-    def _paced(self, step: Fetch, pages: int) -> Fetch:
-        limits = step.request.limits
-        wait_seconds = to_tick(limits.wait_seconds, self._clock.monotonic())
-        limits = replace(limits, bytes=self._throttle.page_bytes_max(limits.bytes), wait_seconds=wait_seconds)
-        request = replace(step.request, limits=limits, is_compressible=self._is_compressible)
-        return replace(step, request=request, pages=pages if self._throttle.bytes_per_second is None else 1)
 
     def _leave(self, *, has_more: bool, has_failed: bool) -> None:
         now = self._clock.monotonic()

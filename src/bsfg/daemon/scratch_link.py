@@ -70,11 +70,14 @@ class _LoopbackClient:
     service: FetchService
     caller: _Caller
 
-    async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
+    async def fetch(self, request: FetchRequest) -> Page:
         try:
-            yield await self.service.fetch(self.caller, request)
+            return await self.service.fetch(self.caller, request)
         except BsfgError as error:
             raise PeerRefused(error.code, error.message, **error.details) from error
+
+    async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
+        yield await self.fetch(request)
 
     async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
         assert cursor.sequence is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from bsfg.model.moment import NANOSECONDS, parse_time
 from bsfg.model.names import StreamName, ZoneId
@@ -88,8 +88,7 @@ class HaltReason(StrEnum):
     INIT_REJECTED = "init_rejected"
 
 
-@dataclass(frozen=True, slots=True)
-class LinkName:
+class LinkName(NamedTuple):
     """One import: a peer and a stream, one direction, one cursor."""
 
     peer: ZoneId

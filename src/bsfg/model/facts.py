@@ -124,3 +124,5 @@ class Facts(Sequence[Fact]):
     def __repr__(self) -> str:
         return f"Facts({list(self)!r})"
 
+
+NO_FACTS: Final = Facts([], [], [], [], [])

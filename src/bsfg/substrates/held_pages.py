@@ -31,7 +31,6 @@ _OWN: Final = rb"\r\n((?:[^\r\n]++\r\n)*+)\r\n"
 _END: Final = rb"([0-9]++) [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]++Z" + _OWN
 _TIMED_END: Final = rb"([0-9]++) ([0-9-]{10}T[0-9:]{8})\.([0-9]{9})Z" + _OWN
 _MARK: Final = f"{ORIGIN_HEADER}: ".encode()
-NO_FACTS: Final = Facts([], [], [], [], [])
 
 
 class Foreign(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -87,12 +88,21 @@ def marks_of(generations: Iterable[tuple[LinkName, StreamMark]]) -> dict[LinkNam
 
 def _marked(stream: _Stream) -> tuple[LinkName, StreamMark] | None:
     """The link and the mark of an inbound stream; None for any other."""
-    parts = _SUBJECT.fullmatch(stream.config.subjects[0]) if stream.config.subjects else None
-    if parts is None:
+    subjects = stream.config.subjects
+    named = _named(stream.config.name, subjects[0]) if subjects else None
+    if named is None:
         return None
-    link, generation = LinkName(ZoneId(parts[1]), StreamName(parts[2])), int(parts[3])
-    if stream.config.name != inbound_physical(link.peer, link.stream, generation):
-        return None
+    link, generation = named
     state = stream.state
     fence = Fence(generation, stream.created, state.last_seq)
     return link, StreamMark(fence, state.first_seq, state.messages, state.num_deleted)
+
+
+@lru_cache(maxsize=4096)
+def _named(physical: str, subject: str) -> tuple[LinkName, int] | None:
+    """The link and the generation of an inbound stream of this name and subject; None for any other."""
+    parts = _SUBJECT.fullmatch(subject)
+    if parts is None:
+        return None
+    link, generation = LinkName(ZoneId(parts[1]), StreamName(parts[2])), int(parts[3])
+    return (link, generation) if physical == inbound_physical(link.peer, link.stream, generation) else None

@@ -13,9 +13,10 @@ from typing import Final
 
 from bsfg.errors import SubstrateUnavailable
 from bsfg.model.cursor import LinkName
+from bsfg.model.facts import NO_FACTS
 from bsfg.model.names import inbound_physical
 from bsfg.substrates.control import Control
-from bsfg.substrates.held_pages import NO_FACTS, HeldPage, PageReading, joined, places_of
+from bsfg.substrates.held_pages import HeldPage, PageReading, joined, places_of
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_frames import Messages
 from bsfg.substrates.pull_consumer import OVER_BYTES, ConsumerLost, PullConsumer

@@ -15,7 +15,7 @@ import msgspec
 
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.model.fact import allowed_headers
-from bsfg.model.facts import Facts
+from bsfg.model.facts import NO_FACTS, Facts
 from bsfg.model.names import StreamName, printable
 from bsfg.substrates.nats_connection import NO_RESPONDERS, NatsConnection
 from bsfg.substrates.nats_frames import Messages, encode_publish, status_of
@@ -46,7 +46,6 @@ _OVERLAPPING: Final = "Requests Pending"
 OVER_BYTES: Final = "Message Size Exceeds MaxBytes"
 
 
-_NO_FACTS: Final = Facts([], [], [], [], [])
 
 
 class ConsumerLost(Exception):
@@ -206,7 +205,7 @@ class PullConsumer:
     def _facts(self, runs: list[Messages]) -> tuple[Facts, int]:
         """The facts of one pull. Nothing was lost if the consumer counted as many as came: looked at once a page."""
         if not runs:
-            return _NO_FACTS, 0
+            return NO_FACTS, 0
         places = self._places(runs)
         parts = [_columns(run, place, self._subjects) for run, place in zip(runs, places, strict=True)]
         return Facts.joined(parts), places[-1].pending

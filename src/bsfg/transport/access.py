@@ -7,8 +7,8 @@ change beside its work and asks again, so that a change acts at once on open con
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -91,14 +91,13 @@ class Access:
             watcher()
         return self._current
 
-    @contextmanager
-    def watched(self, watcher: Callable[[], None]) -> Iterator[None]:
-        """Inside the block the watcher is called at each change, and must not block."""
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """The watcher is called at each change from now on, and must not block."""
         self._watchers.add(watcher)
-        try:
-            yield
-        finally:
-            self._watchers.discard(watcher)
+
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        """The end of :meth:`watch`."""
+        self._watchers.discard(watcher)
 
     async def changed_since(self, generation: int) -> AccessSnapshot:
         """Returns as soon as the snapshot in force is another one than this generation."""

@@ -118,9 +118,6 @@ class HttpPeerClient:
 
     async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
         """See ``ports.PeerClient.pages``."""
-        if count == 1:
-            yield await self.fetch(request)
-            return
         limits, came = request.limits, 0
         inflating = InflatingReader(frame_bytes_max(limits))
 

@@ -7,10 +7,11 @@ reload acts on held polls too (I34). Requests are safe to repeat: a fetch change
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
 
 import aiohttp
@@ -93,6 +94,41 @@ class _Pool:
     async def close(self) -> None:
         self.held.close()
         await self.session.close()
+
+
+class _WhileHolding:
+    """What is awaited in the block is broken off, and the block left, once what was to hold does so no more.
+
+    Only changes within the block are noticed: whoever enters it has seen that it holds. A class, as it is entered at
+    each poll.
+    """
+
+    __slots__ = ("_access", "_cancelling", "_holds", "_is_broken_off", "_task")
+
+    def __init__(self, access: Access, holds: Callable[[], bool]) -> None:
+        self._access = access
+        self._holds = holds
+        self._is_broken_off = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._cancelling = task, task.cancelling()
+        self._access.watch(self._look)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._access.unwatch(self._look)
+        if not self._is_broken_off:
+            return False
+        is_ours = self._task.uncancel() <= self._cancelling
+        return is_ours and kind is asyncio.CancelledError
+
+    def _look(self) -> None:
+        if not self._is_broken_off and not self._holds():
+            self._is_broken_off = True
+            self._task.cancel()
 
 
 class PeerConnection:
@@ -239,31 +275,8 @@ class PeerConnection:
                     raise
         return answer if self._holds_still(pool, snapshot) else None
 
-    @contextmanager
-    def _while_holding(self, pool: _Pool) -> Iterator[None]:
-        """What is awaited in the block is broken off, and the block left, once the pool holds no more.
-
-        Only changes within the block are noticed: whoever enters it has seen that the pool holds.
-        """
-        task = asyncio.current_task()
-        assert task is not None
-        cancelling, is_broken_off = task.cancelling(), False
-
-        def look() -> None:
-            nonlocal is_broken_off
-            if not is_broken_off and not self._holds(pool, self._access.current):
-                is_broken_off = True
-                task.cancel()
-
-        with self._access.watched(look):
-            try:
-                yield
-            except asyncio.CancelledError:
-                if not is_broken_off or task.cancelling() > cancelling + 1:
-                    raise
-            finally:
-                if is_broken_off:
-                    task.uncancel()
+    def _while_holding(self, pool: _Pool) -> _WhileHolding:
+        return _WhileHolding(self._access, lambda: self._holds(pool, self._access.current))
 
     def _holds_still(self, pool: _Pool, allowed: AccessSnapshot) -> bool:
         """Whether the pool holds, which the given snapshot said: in one snapshot partitions end and none begins."""

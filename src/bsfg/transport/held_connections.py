@@ -9,9 +9,11 @@ the question goes the ordinary way, which is made for it and knows what to call 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Final
@@ -94,17 +96,46 @@ def parse_head(block: bytes) -> Head | None:
     )
 
 
+@dataclass(eq=False)
+class _Timer:
+    """One timer for all connections of a peer, set anew when it rings: one a poll would cost as much as the poll."""
+
+    loop: asyncio.AbstractEventLoop
+    ring: Callable[[float], float]
+    """Takes the time by the loop's clock, and says when to ring next; infinity for never."""
+    _handle: asyncio.TimerHandle | None = None
+
+    def rings_by(self, due: float) -> None:
+        """Ring then, or before."""
+        if self._handle is None or self._handle.when() > due:
+            self.stop()
+            self._handle = self.loop.call_at(due, self._ring)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _ring(self) -> None:
+        self._handle = None
+        due = self.ring(self.loop.time())
+        if due < math.inf:
+            self.rings_by(due)
+
+
 class _Connection(asyncio.Protocol):
     """One connection, asked one thing at a time. An answer of None says that there is none of the plainest form."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, timer: _Timer) -> None:
         self.idle_since = 0.0
+        self.due = math.inf
+        """When what is waited for must have come, by the loop's clock."""
         self._loop = loop
+        self._timer = timer
         self._received = bytearray()
         self._head: Head | None = None
         self._bytes_max = 0
         self._waiting: asyncio.Future[HeldAnswer | None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._answer_seconds = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -122,14 +153,12 @@ class _Connection(asyncio.Protocol):
         """TimeoutError when the peer says nothing, or does not come to an end."""
         waiting = self._waiting = self._loop.create_future()
         self._bytes_max, self._answer_seconds, self._head = bytes_max, deadlines.answer, None
-        # One timer a poll: asyncio.timeout costs as much as what it watches.
-        self._timer = self._loop.call_later(deadlines.silence, self._expire)
+        self._expect_within(deadlines.silence)
         try:
             self._transport.write(request)
             answer: HeldAnswer | None = await waiting
         finally:
-            self._timer.cancel()
-            self._waiting = None
+            self._waiting, self.due = None, math.inf
         return answer
 
     def data_received(self, data: bytes) -> None:
@@ -141,9 +170,8 @@ class _Connection(asyncio.Protocol):
         self._received += data
         if self._head is not None or self._take_head():
             self._take_body()
-        if is_first and not self._waiting.done() and self._timer is not None:
-            self._timer.cancel()
-            self._timer = self._loop.call_later(self._answer_seconds, self._expire)
+        if is_first and not self._waiting.done():
+            self._expect_within(self._answer_seconds)
 
     def _take_body(self) -> None:
         assert self._head is not None
@@ -154,7 +182,12 @@ class _Connection(asyncio.Protocol):
             self._received.clear()
             self._end(HeldAnswer(self._head, body))
 
-    def _expire(self) -> None:
+    def _expect_within(self, seconds: float) -> None:
+        self.due = self._loop.time() + seconds
+        self._timer.rings_by(self.due)
+
+    def expire(self) -> None:
+        """What was waited for has not come in time."""
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(TimeoutError())
 
@@ -200,6 +233,9 @@ class HeldConnections:
     _open: set[_Connection] = field(default_factory=set)
     _free: list[_Connection] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._timer = _Timer(asyncio.get_running_loop(), self._expire)
+
     async def ask(self, request: bytes, bytes_max: int, deadlines: Deadlines) -> HeldAnswer | None:
         """The answer; None where the question has to go the ordinary way.
 
@@ -224,10 +260,18 @@ class HeldConnections:
     def close(self) -> None:
         """Nothing of it stays open; who waits for an answer goes the ordinary way."""
         self._is_closed, self.is_proved = True, False
+        self._timer.stop()
         for connection in self._open:
             connection.close()
         self._open.clear()
         self._free.clear()
+
+    def _expire(self, now: float) -> float:
+        """Whoever's time is over hears of it; when the next one's is."""
+        for connection in self._open:
+            if connection.due <= now:
+                connection.expire()
+        return min((connection.due for connection in self._open if connection.due > now), default=math.inf)
 
     def _take_back(self, connection: _Connection, *, is_good: bool) -> None:
         if is_good and connection.is_open and not self._is_closed:
@@ -278,7 +322,8 @@ class HeldConnections:
 
     async def _dial(self, place: str) -> _Connection:
         loop = asyncio.get_running_loop()
+        made = partial(_Connection, loop, self._timer)
         _, connection = await loop.create_connection(
-            partial(_Connection, loop), place, self.port, ssl=self.context, server_hostname=self.server_name
+            made, place, self.port, ssl=self.context, server_hostname=self.server_name
         )
         return connection

@@ -22,7 +22,7 @@ from isal.isal_zlib import crc32
 
 from bsfg.model.cursor import Cursor
 from bsfg.model.fact import HEADERS_BYTES_MAX, PAYLOAD_BYTES_MAX, Fact, digest, header_pairs, join_headers
-from bsfg.model.facts import Facts
+from bsfg.model.facts import NO_FACTS, Facts
 from bsfg.model.moment import format_time, parse_time
 from bsfg.model.names import StreamName
 from bsfg.model.page import Agreement, FetchRequest, Page, PageLimits
@@ -223,6 +223,8 @@ def _unpack(body: memoryview) -> Page:
 def _facts(fields: _Body) -> Facts:
     """ValueError or IndexError where the columns are not those of one list of facts."""
     count, numbers = len(fields.sequences), fields.subject_numbers
+    if not (count or numbers or fields.times or fields.headers or fields.payloads):
+        return NO_FACTS
     headers = fields.headers or [b""] * count
     if numbers and min(numbers) < 0:
         raise ValueError

@@ -90,6 +90,38 @@ async def test_waking_a_level_link_looks_at_once() -> None:
         await twin.until(lambda: twin.driver.link.rounds > rounds, 0.1)
 
 
+async def test_a_poll_that_brings_nothing_is_asked_again_in_the_same_step() -> None:
+    async with TwinLink() as twin:
+        twin.publish(1)
+        await twin.level(1)
+        await twin.until(lambda: twin.driver.link.is_polling and twin.driver.link.rounds > 2)
+        before, fetches, heard_at = twin.driver.link, twin.peer.fetches, twin.driver.heard_at
+        await twin.until(lambda: twin.peer.fetches >= fetches + 3)
+        assert twin.driver.link.fetch == before.fetch
+        assert twin.driver.link.rounds > before.rounds and (twin.driver.heard_at or 0) > (heard_at or 0)
+        twin.publish(2)
+        await twin.level(2)
+
+
+async def test_a_poll_is_asked_so_often_and_then_in_a_new_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "POLLS_MAX", 2)
+    async with TwinLink() as twin:
+        await twin.until(lambda: twin.driver.link.is_polling and twin.driver.link.rounds > 2)
+        before, fetches = twin.driver.link.ticket, twin.peer.fetches
+        await twin.until(lambda: twin.peer.fetches >= fetches + 4)
+        assert before < twin.driver.link.ticket <= before + 3
+
+
+async def test_a_peer_that_is_gone_is_noticed_by_a_poll_that_stayed_out() -> None:
+    async with TwinLink() as twin:
+        await twin.until(lambda: twin.driver.link.rounds > 3)
+        twin.peer.fault = PeerUnreachable("cable cut")
+        await twin.until(lambda: twin.driver.state is LinkState.BACKING_OFF)
+        twin.publish(1)
+        twin.peer.fault = None
+        await twin.level(1)
+
+
 async def test_a_source_that_was_made_again_halts_the_link_before_anything_is_appended() -> None:
     async with TwinLink() as twin:
         twin.publish(1, 2, 3)

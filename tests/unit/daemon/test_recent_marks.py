@@ -71,3 +71,14 @@ async def test_a_store_that_gives_no_marks_leaves_each_link_to_look_for_itself()
     store.is_away = False
     clock.seconds += 0.1
     assert await marks.mark(LINKS[0]) == MARK
+
+
+async def test_a_mark_that_others_asked_for_is_had_without_asking_while_it_is_fresh() -> None:
+    store, clock = Store(), Clock()
+    marks = RecentMarks(store, clock)
+    assert marks.recent(LINKS[0]) is None
+    await marks.mark(LINKS[1])
+    assert marks.recent(LINKS[0]) == MARK
+    clock.seconds = FRESH_SECONDS
+    assert marks.recent(LINKS[0]) is None
+    assert store.asked == 1

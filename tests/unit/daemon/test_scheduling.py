@@ -307,6 +307,23 @@ async def test_polls_that_begin_at_any_time_end_together() -> None:
     assert ends <= {19, 0, 1}
 
 
+async def test_a_poll_that_is_asked_again_is_asked_as_configuration_has_it_by_then() -> None:
+    link = traffic(PeerTraffic(), AUDIT)
+    async with link.turn(fetch(1, pages=1, wait_seconds=5.0)) as turn:
+        assert turn.step.request.limits.bytes == BYTES_MAX and not turn.step.request.is_compressible
+        link.configure(Pace(bytes_per_second=1_000, is_compressible=True))
+        await turn.again()
+        assert turn.step.request.limits.bytes == 500 and turn.step.request.is_compressible
+        assert turn.step.request.limits.wait_seconds > 5.0 - TICK_SECONDS
+        turn.came(page(300))
+        began = time.monotonic()
+        await turn.again()
+        assert time.monotonic() - began > 0.2, "what came is paid for first"
+        link.configure(Pace())
+        await turn.again()
+        assert turn.step.request.limits.bytes == BYTES_MAX
+
+
 async def test_a_turn_that_is_given_up_while_it_waits_holds_nobody_up() -> None:
     peer = PeerTraffic()
     heavy, light = traffic(peer, AUDIT, Pace(priority=9)), traffic(peer, TELEMETRY)

@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
+from tests.support.patience import patience
 from tests.support.peer_zones import ENTERPRISE, OPERATIONAL, Pki, RealClock, receiver_access
 
 from bsfg.errors import BsfgError, Code, PeerRefused, PeerUnreachable
@@ -190,6 +191,24 @@ async def test_a_silent_peer_is_given_up_in_time_and_named(pki: Pki, say: Say, s
         assert seconds - 0.1 < took < seconds + 0.4
         assert caught.value.details["reason"] == "timeout"
         assert peer.asked_on == [1, 2]
+
+
+async def test_polls_that_wait_for_different_times_are_each_given_up_in_their_own(pki: Pki) -> None:
+    async def hangs(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(5)
+
+    async def given_up(client: HttpPeerClient, wait_seconds: float) -> float:
+        began = time.monotonic()
+        with pytest.raises(PeerUnreachable):
+            await client.fetch(replace(POLL, limits=replace(POLL.limits, wait_seconds=wait_seconds)))
+        return time.monotonic() - began
+
+    async with asking(pki, saying(PLAIN), *[hangs] * 3) as (client, _):
+        await client.fetch(POLL)
+        waits = (1.2, 0.2, 0.7)
+        took = await asyncio.gather(*[given_up(client, wait_seconds) for wait_seconds in waits])
+        late = [seconds - wait - LIMITS.silence_seconds for seconds, wait in zip(took, waits, strict=True)]
+        assert all(-0.1 < each < 0.4 * patience() for each in late), late
 
 
 async def test_closing_ends_held_polls_and_leaves_nothing_open(pki: Pki) -> None:
