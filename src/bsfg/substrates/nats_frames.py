@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, overload
 
+from bsfg.substrates.even_frames import Shape, even_frames
+
 CONTROL_LINE_BYTES_MAX: Final = 8 * 1024
 """The server takes lines of 4 KiB from publishers and adds an acknowledgement subject of some hundred bytes."""
 INFO_LINE_BYTES_MAX: Final = 256 * 1024
@@ -29,6 +31,8 @@ _NO_LINE: Final = _CRLF
 _I: Final = ord("I")
 _OPERATIONS: Final = frozenset((b"INFO", b"PING", b"PONG", b"+OK", b"-ERR"))
 _TOKENS_SHOWN_MAX: Final = 40
+_EVEN_LOOKS_MAX: Final = 2
+"""How often one chunk is searched in vain for frames of equal length."""
 
 
 class FrameError(ValueError):
@@ -132,9 +136,11 @@ class FrameParser:
         """Cut complete frames; returns where the first incomplete one begins.
 
         A message that has the operation, the subject, the subscription and the lengths of the one before it, and a
-        reply subject as that one has, needs no look at its line but at both of its ends.
+        reply subject as that one has, needs no look at its line but at both of its ends; many in a row whose lines are
+        of one length, too, are cut at once.
         """
         position, end, find = 0, len(buffer), buffer.find
+        looks_left, line_bytes = _EVEN_LOOKS_MAX, 0
         beginning = lengths = _NO_LINE
         header_bytes = total_bytes = line_bytes_min = 0
         run, run_key, has_header = Messages(), (_NO_LINE, _NO_LINE, False), False
@@ -145,7 +151,13 @@ class FrameParser:
                 if line_end < 0:
                     break
             line = buffer[position:line_end]
-            if len(line) < line_bytes_min or not line.startswith(beginning) or not line.endswith(lengths):
+            is_alike = len(line) >= line_bytes_min and line.startswith(beginning)
+            if is_alike and line.endswith(lengths):
+                pass
+            elif is_alike and (found := _other_lengths(line, len(beginning), has_header)):
+                header_bytes, total_bytes, lengths = found
+                line_bytes_min = len(beginning) + len(lengths)
+            else:
                 if buffer[line_end] != _CR:
                     raise FrameError("a line that ends without a carriage return")
                 if line[:1] not in _MESSAGES:
@@ -177,6 +189,16 @@ class FrameParser:
             run.lines.append(line)
             run.payloads.append(buffer[body:frame_end])
             position = frame_end + 2
+            if len(line) != line_bytes or not looks_left:
+                line_bytes = len(line)
+                continue
+            shape = Shape(beginning, lengths, line_bytes, header_bytes, total_bytes)
+            even = even_frames(buffer, position, shape)
+            looks_left = _EVEN_LOOKS_MAX if even.lines else looks_left - 1
+            run.lines += even.lines
+            run.headers += even.headers
+            run.payloads += even.payloads
+            position += len(even.lines) * shape.frame_bytes
         return position
 
     def _long_line(self, buffer: bytes, position: int) -> int:
@@ -209,6 +231,18 @@ def _control(line: bytes) -> tuple[bytes, bytes, bytes, int, int]:
     if header_bytes > total_bytes or total_bytes > FRAME_BYTES_MAX:
         raise FrameError(f"a message of {total_bytes} bytes with a header of {header_bytes}")
     return target, sid, reply, header_bytes, total_bytes
+
+
+def _other_lengths(line: bytes, beginning_bytes: int, has_header: bool) -> tuple[int, int, bytes] | None:
+    """Both lengths of a line that begins as the last, and how they stand there; None where it takes a whole look."""
+    words = line.rsplit(b" ", 2 if has_header else 1)
+    header_token, total_token = words[1] if has_header else b"0", words[-1]
+    if len(words[0]) <= beginning_bytes or not (header_token.isdigit() and total_token.isdigit()):
+        return None
+    header_bytes, total_bytes = int(header_token), int(total_token)
+    if header_bytes > total_bytes or total_bytes > FRAME_BYTES_MAX:
+        return None
+    return header_bytes, total_bytes, line[len(words[0]) :]
 
 
 def _operation(line: bytes) -> Operation:

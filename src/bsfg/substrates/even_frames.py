@@ -1,0 +1,81 @@
+"""Messages of equal length in a row, found and cut at once.
+
+Facts of one kind often have the same size, and then each frame begins where the last one's length says: what would be
+looked at frame by frame is looked at by the column, across all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+EVEN_FRAMES_MIN: Final = 8
+"""Fewer cost as much to find as to cut one by one."""
+_LINE_END_BYTES: Final = 2
+
+
+class Shape(NamedTuple):
+    """A message as it was cut: how its control line begins and ends, and how long each part is."""
+
+    beginning: bytes
+    lengths: bytes
+    line_bytes: int
+    """Without the line's end."""
+    header_bytes: int
+    total_bytes: int
+    """Of header and payload."""
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.line_bytes + self.total_bytes + 2 * _LINE_END_BYTES
+
+
+class EvenFrames(NamedTuple):
+    """The columns of messages in a row; no headers where they are ``MSG``."""
+
+    lines: list[bytes]
+    headers: list[bytes]
+    payloads: list[bytes]
+
+
+_NONE: Final = EvenFrames([], [], [])
+
+
+def even_frames(buffer: bytes, position: int, shape: Shape) -> EvenFrames:
+    """The messages from here on that are of this shape; none where they are few.
+
+    Each has been seen to end its line and its payload where the shape says, and its line to begin and to end like it.
+    """
+    stride, line_bytes = shape.frame_bytes, shape.line_bytes
+    count = _count(buffer, position, stride, line_bytes)
+    if not count:
+        return _NONE
+    begins = range(position, position + count * stride, stride)
+    lines = [buffer[begin : begin + line_bytes] for begin in begins]
+    if not _are_alike(lines, shape):
+        return _NONE
+    header, end = line_bytes + _LINE_END_BYTES, stride - _LINE_END_BYTES
+    body = header + shape.header_bytes
+    has_headers = shape.beginning.startswith(b"HMSG ")
+    headers = [buffer[begin + header : begin + body] for begin in begins] if has_headers else []
+    return EvenFrames(lines, headers, [buffer[begin + body : begin + end] for begin in begins])
+
+
+def _count(buffer: bytes, position: int, stride: int, line_bytes: int) -> int:
+    """How many frames of this length lie here, by the four bytes that end their parts."""
+    count = (len(buffer) - position) // stride
+    for offset, byte in ((stride - 1, b"\n"), (stride - 2, b"\r"), (line_bytes + 1, b"\n"), (line_bytes, b"\r")):
+        if count < EVEN_FRAMES_MIN:
+            return 0
+        column = buffer[position + offset : position + count * stride : stride]
+        count -= len(column.lstrip(byte))
+    return count if count >= EVEN_FRAMES_MIN else 0
+
+
+def _are_alike(lines: list[bytes], shape: Shape) -> bool:
+    """Whether each of these begins and ends as the shape has it, and is one line."""
+    text, count = b"\n".join([b"", *lines, b""]), len(lines)
+    return (
+        text.count(b"\n") == count + 1
+        and text.count(b"\n" + shape.beginning) == count
+        and text.count(shape.lengths + b"\n") == count
+    )
