@@ -43,15 +43,6 @@ def _is_at_rest(link: Link) -> bool:
         and link.fetch_failure is None
         and link.accept_gap is None
         and link.recovery is None
-        and not _owes(link)
+        and not link.owes_confirm
+        and not link.is_record_behind
     )
-
-
-def _owes(link: Link) -> bool:
-    """Whether the peer is to be told, or the record to be saved, how far the link is."""
-    cursor = link.cursor
-    if cursor is None:
-        return True
-    is_confirmed = cursor.sequence is None or link.confirming or (link.confirmed or -1) >= cursor.sequence
-    is_saved = cursor.scanned_through == cursor.sequence or link.saved == cursor
-    return not (is_confirmed and is_saved)

@@ -310,20 +310,16 @@ def _is_worth_saving(link: Link) -> bool:
 
     While pages keep coming the next one supersedes it, so it is saved only when there is nothing more to fetch.
     """
-    assert link.cursor is not None and link.word is not None
+    assert link.word is not None
     is_quiet = link.fetch is None and not link.flights and link.word.pending == 0
-    is_past_last_fact = link.cursor.scanned_through != link.cursor.sequence
-    return is_quiet and is_past_last_fact and link.saved != link.cursor
+    return is_quiet and link.is_record_behind
 
 
 def _confirm(link: Link) -> tuple[Link, Commands]:
     """Tell the peer what is durable here, one confirm at a time, the latest only."""
-    cursor = link.cursor
-    if cursor is None or cursor.sequence is None or link.confirming or link.is_partitioned:
+    if link.cursor is None or not link.owes_confirm:
         return link, ()
-    if link.confirmed is not None and link.confirmed >= cursor.sequence:
-        return link, ()
-    return link._replace(confirming=True), (Confirm(cursor),)
+    return link._replace(confirming=True), (Confirm(link.cursor),)
 
 
 # Failures.

@@ -167,6 +167,19 @@ class Link(NamedTuple):
         return self.flights[-1].fence if self.flights else self.fence
 
     @property
+    def owes_confirm(self) -> bool:
+        """Whether the peer is to be told how far the link is, and nobody is telling it."""
+        if self.cursor is None or self.cursor.sequence is None or self.confirming or self.is_partitioned:
+            return False
+        return self.confirmed is None or self.confirmed < self.cursor.sequence
+
+    @property
+    def is_record_behind(self) -> bool:
+        """Whether the scan is past the last fact, which only the record can tell, and the record does not."""
+        cursor = self.cursor
+        return cursor is not None and cursor.scanned_through != cursor.sequence and self.saved != cursor
+
+    @property
     def set_aside(self) -> frozenset[int]:
         """Sequences of facts that could not be stored here and lie in the quarantine."""
         return frozenset(gap.first for gap in self.gaps if gap.reason == HaltReason.UNSTORABLE_FACT)

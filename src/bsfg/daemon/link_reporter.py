@@ -56,8 +56,8 @@ class LinkReporter:
     duplicates_of: Callable[[LinkName], int] = _none
     """How many facts a link has dropped as duplicates since it runs."""
     _duplicates: dict[LinkName, int] = field(default_factory=dict)
-    _fetched_well: dict[LinkName, Counter] = field(default_factory=dict)
-    """The counter of each link's polls, which are many."""
+    _fetched: dict[tuple[LinkName, str], Counter] = field(default_factory=dict)
+    """The counter of each link and result: looking one up costs more than counting, and polls are many."""
 
     def announced(self, name: LinkName, event: str, message: str) -> None:
         write = self.journal.error if event == "link_halted" else self.journal.info
@@ -89,12 +89,11 @@ class LinkReporter:
         self.peer_silent_by(name.peer, error)
 
     def fetched(self, name: LinkName, seconds: float, error: BsfgError | None) -> None:
-        counter = self._fetched_well.get(name) if error is None else None
+        result = error.code.label if error else "ok"
+        counter = self._fetched.get((name, result))
         if counter is None:
-            result = error.code.label if error else "ok"
             counter = self.telemetry.fetch_requests.labels(name.peer, name.stream, result)
-            if error is None:
-                self._fetched_well[name] = counter
+            self._fetched[(name, result)] = counter
         counter.inc()
         self._count_duplicates(name)
 

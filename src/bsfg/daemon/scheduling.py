@@ -27,7 +27,7 @@ from bsfg.core.conversation import Fetch
 from bsfg.daemon.ticks import to_tick
 from bsfg.model.cursor import LinkName
 from bsfg.model.facts import Facts
-from bsfg.model.page import BYTES_MAX, FetchRequest, Page, PageLimits
+from bsfg.model.page import BYTES_MAX, Page
 from bsfg.ports import Clock
 
 PRIORITY_MAX: Final = 9
@@ -307,16 +307,11 @@ class LinkTraffic:
 
     def paced(self, step: Fetch) -> Fetch:
         """The fetch as it is to be asked for now."""
-        asked, throttle = step.request, self._throttle
-        limits = PageLimits(
-            asked.limits.facts,
-            throttle.page_bytes_max(asked.limits.bytes),
-            to_tick(asked.limits.wait_seconds, self._clock.monotonic()),
-        )
-        request = FetchRequest(
-            asked.stream, limits, asked.start, asked.after, asked.accept_gap, self._is_compressible
-        )
-        return Fetch(step.ticket, request, step.pages if throttle.bytes_per_second is None else 1)
+        limits, throttle = step.request.limits, self._throttle
+        wait_seconds = to_tick(limits.wait_seconds, self._clock.monotonic())
+        limits = replace(limits, bytes=throttle.page_bytes_max(limits.bytes), wait_seconds=wait_seconds)
+        request = replace(step.request, limits=limits, is_compressible=self._is_compressible)
+        return replace(step, request=request, pages=step.pages if throttle.bytes_per_second is None else 1)
 
     def charge(self, page: Page, began: float, is_queued: bool) -> None:
         is_counted = self._throttle.bytes_per_second is not None or self._peer.queue.is_shared

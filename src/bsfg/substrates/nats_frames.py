@@ -152,28 +152,28 @@ class FrameParser:
                     break
             line = buffer[position:line_end]
             is_alike = len(line) >= line_bytes_min and line.startswith(beginning)
-            if is_alike and line.endswith(lengths):
-                pass
-            elif is_alike and (found := _other_lengths(line, len(beginning), has_header)):
-                header_bytes, total_bytes, lengths = found
-                line_bytes_min = len(beginning) + len(lengths)
-            else:
+            if not is_alike or not line.endswith(lengths):
                 if buffer[line_end] != _CR:
                     raise FrameError("a line that ends without a carriage return")
-                if line[:1] not in _MESSAGES:
+                other = _other_lengths(line, len(beginning), has_header) if is_alike else None
+                if other is not None:
+                    header_bytes, total_bytes, lengths = other
+                    line_bytes_min = len(beginning) + len(lengths)
+                elif line[:1] not in _MESSAGES:
                     parsed.operations.append(_operation(line))
                     position = line_end + 2
                     continue
-                target, sid, reply, header_bytes, total_bytes = _control(line)
-                has_header = line.startswith(_HMSG)
-                operation = _HMSG if has_header else _MSG
-                beginning = b"%b%b %b " % (operation, target, sid)
-                lengths = b" %d %d" % (header_bytes, total_bytes) if has_header else b" %d" % total_bytes
-                # A line without a reply subject is as long as both ends that share one space, and none is like it.
-                line_bytes_min = len(beginning) + len(lengths) if reply else _NEVER
-                if (key := (operation, sid, not reply)) != run_key:
-                    run, run_key = Messages(), key
-                    parsed.runs.append((int(sid), run))
+                else:
+                    target, sid, reply, header_bytes, total_bytes = _control(line)
+                    has_header = line.startswith(_HMSG)
+                    operation = _HMSG if has_header else _MSG
+                    beginning = b"%b%b %b " % (operation, target, sid)
+                    lengths = b" %d %d" % (header_bytes, total_bytes) if has_header else b" %d" % total_bytes
+                    # A line without a reply subject is as long as both ends that share one space, and none is like it.
+                    line_bytes_min = len(beginning) + len(lengths) if reply else _NEVER
+                    if (key := (operation, sid, not reply)) != run_key:
+                        run, run_key = Messages(), key
+                        parsed.runs.append((int(sid), run))
             body = line_end + 2
             frame_end = body + total_bytes
             if frame_end + 2 > end:

@@ -46,8 +46,6 @@ _OVERLAPPING: Final = "Requests Pending"
 OVER_BYTES: Final = "Message Size Exceeds MaxBytes"
 
 
-
-
 class ConsumerLost(Exception):
     """This consumer can't go on, but a new one from the same position can."""
 

@@ -120,6 +120,12 @@ def test_lengths_that_change_are_read_as_carefully_as_the_first(line: bytes) -> 
         FrameParser().feed(before + line + b"\r\n" + HEADER + b"xy\r\n")
 
 
+def test_lengths_that_change_on_a_line_without_a_carriage_return_are_refused() -> None:
+    before = wire((1, Frame(b"facts.a", b"r", b"", b"x"))) * 2
+    with pytest.raises(FrameError, match="without a carriage return"):
+        FrameParser().feed(before + b"MSG facts.a 1 r 123\n" + bytes(11) + b"\r\n")
+
+
 @pytest.mark.parametrize("header", [b"", HEADER], ids=["MSG", "HMSG"])
 def test_a_message_without_a_reply_is_of_another_run_whatever_its_lengths(header: bytes) -> None:
     sizes = [(b"r", 1), (b"r", 1_000), (b"", 1_000), (b"r", 1), (b"", 100_000)]
