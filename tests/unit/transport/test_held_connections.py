@@ -204,7 +204,7 @@ async def test_polls_that_wait_for_different_times_are_each_given_up_in_their_ow
         return time.monotonic() - began
 
     async with asking(pki, saying(PLAIN), *[hangs] * 3) as (client, _):
-        await client.fetch(POLL)
+        await client.fetch(replace(POLL, limits=replace(POLL.limits, wait_seconds=3.0)))
         waits = (1.2, 0.2, 0.7)
         took = await asyncio.gather(*[given_up(client, wait_seconds) for wait_seconds in waits])
         late = [seconds - wait - LIMITS.silence_seconds for seconds, wait in zip(took, waits, strict=True)]

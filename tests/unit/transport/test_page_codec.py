@@ -127,6 +127,19 @@ def test_bytes_that_are_no_page(raw: bytes, says: str) -> None:
     assert says in refusal(lambda: decode(raw, REQUEST))
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [(11, [1]), (13, [0]), (14, [b""]), (15, [b"x"])],
+    ids=["times", "subject numbers", "headers", "payloads"],
+)
+def test_a_column_without_facts_is_refused(column: int, value: list[Any]) -> None:
+    body = msgspec.msgpack.decode(encode(replace(PAGE, facts=[]))[16:])
+    body[12] = [PAGE.facts[0].subject]
+    assert len(decode(frame(msgspec.msgpack.encode(body)), REQUEST)[0].facts) == 0
+    body[column] = value
+    assert "columns" in refusal(lambda: decode(frame(msgspec.msgpack.encode(body)), REQUEST))
+
+
 def test_a_frame_longer_than_was_asked_for_is_not_unpacked() -> None:
     small = replace(REQUEST, limits=PageLimits(facts=1, bytes=1))
     body = msgspec.msgpack.encode(b"x" * frame_bytes_max(small.limits))
