@@ -8,7 +8,8 @@ themselves two pages are held, whatever the stream's length.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import lt
@@ -67,11 +68,11 @@ class HeldParts:
         self.parts = HeldDigester(self.first, self.last, self.width)
         self.reached = self.first - 1
 
-    async def read(self, pages: AsyncIterator[HeldPage]) -> AsyncIterator[None]:
-        """Take every page; returns now and then, so that whoever waits can see how far it is."""
-        async for page in pages:
-            await asyncio.to_thread(self.add, page)
-            yield
+    async def read(self, scan: InboundScan, begin: int, end: int) -> AsyncGenerator[None, None]:
+        """Take every page between two local sequences; returns now and then, so that one can see how far it is."""
+        async with contextlib.aclosing(scan.pages(begin, end, self.add)) as pages:
+            async for _ in pages:
+                yield
         await asyncio.to_thread(self.finish)
 
     def add(self, page: HeldPage) -> None:
@@ -130,6 +131,6 @@ async def repeated(scan: InboundScan, begin: int) -> int:
     """How many facts from a local sequence on lie twice or out of order."""
     state = await scan.state()
     held = HeldParts(1, 2**62, 2**62)
-    async for _ in held.read(scan.pages(begin, state.last_sequence)):
+    async for _ in held.read(scan, begin, state.last_sequence):
         pass
     return len(held.strangers)

@@ -128,9 +128,8 @@ class Verification:
         try:
             told = 0.0
             begin, end = bounds.places or (max(1, state.first_sequence), state.last_sequence)
-            pages = self.scan.pages(begin, end)
-            async with contextlib.aclosing(pages):
-                async for _ in held.read(pages):
+            async with contextlib.aclosing(held.read(self.scan, begin, end)) as pages:
+                async for _ in pages:
                     if asking.done():
                         asking.result()
                     if (now := asyncio.get_running_loop().time()) - told > PROGRESS_SECONDS:

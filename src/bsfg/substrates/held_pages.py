@@ -17,10 +17,11 @@ from bsfg.model.cursor import LinkName
 from bsfg.model.fact import ORIGIN_HEADER, Fact, origin_block
 from bsfg.model.facts import Facts
 from bsfg.model.moment import parse_time
+from bsfg.substrates.delivered import delivered
 from bsfg.substrates.inbound_tip import origin_fact
 from bsfg.substrates.nats_frames import Frame, Messages
 from bsfg.substrates.nats_stream_api import StoredMessage
-from bsfg.substrates.pull_consumer import SUBJECTS_CACHED_MAX, delivered
+from bsfg.substrates.pull_consumer import SUBJECTS_CACHED_MAX
 
 SECONDS_CACHED_MAX: Final = 4_096
 

@@ -77,12 +77,22 @@ class InboundScan:
                     return page.facts.sequences[0]
         return None
 
-    def pages(self, first: int, last: int) -> AsyncGenerator[HeldPage, None]:
+    def pages(
+        self, first: int, last: int, take: Callable[[HeldPage], None] | None = None
+    ) -> AsyncGenerator[HeldPage, None]:
         """Every message between two local sequences, both included, in the order in which they lie.
 
-        The next page is on its way while one is being looked at. Raises ``SubstrateUnavailable`` if the store is away.
+        The next page is on its way while one is being looked at; ``take`` is called with each in the thread that
+        looked at it. Raises ``SubstrateUnavailable`` if the store is away, and what ``take`` raises.
         """
-        return self._pages(first, last, self._reading.page)
+
+        def look(run: Messages, last: int) -> HeldPage:
+            page = self._reading.page(run, last)
+            if take is not None:
+                take(page)
+            return page
+
+        return self._pages(first, last, look)
 
     def copies(self, first: int, last: int) -> AsyncGenerator[HeldPage, None]:
         """As :meth:`pages`, with the times at which the origin stored the facts."""

@@ -13,10 +13,10 @@ from bsfg.model.fact import Origin, header_pairs, join_headers, split_headers
 from bsfg.model.moment import NANOSECONDS
 from bsfg.model.page import PageLimits
 from bsfg.substrates.control import Control
+from bsfg.substrates.delivered import numbers_of
 from bsfg.substrates.inbound_tip import origin_of
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_frames import Frame, Messages, encode_publish, status_of
-from bsfg.substrates.pull_consumer import numbers_of
 
 PULL_SECONDS: Final = 5.0
 """How long a pull may take beyond the wait that was asked for."""

@@ -17,6 +17,7 @@ from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.model.fact import allowed_headers
 from bsfg.model.facts import NO_FACTS, Facts
 from bsfg.model.names import StreamName, printable
+from bsfg.substrates.delivered import Delivered, delivered
 from bsfg.substrates.nats_connection import NO_RESPONDERS, NatsConnection
 from bsfg.substrates.nats_frames import Messages, encode_publish, status_of
 from bsfg.substrates.nats_stream_api import CONSUMER_NOT_FOUND, ApiError, decode, refuse
@@ -25,18 +26,6 @@ INACTIVE_SECONDS: Final = 30
 PULL_SECONDS: Final = 5.0
 """How long a pull may take beyond the wait that was asked for."""
 SUBJECTS_CACHED_MAX: Final = 4_096
-ACK_TOKENS: Final = 9
-"""``$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<consumer sequence>.<time>.<pending>``."""
-ACK_TOKENS_WITH_DOMAIN: Final = 11
-"""The same with ``<domain>.<account>`` in front of the stream; a random token may follow."""
-
-_ACK_BEGINS: Final = [b"$JS", b"ACK"]
-_NUMBERS: Final = 4
-"""Of an acknowledgement subject: stream sequence, consumer sequence, time, pending."""
-_DOTS_AS_COMMAS: Final = bytes.maketrans(b".", b",")
-_INTEGERS: Final = msgspec.json.Decoder(list[int])
-_MSG_TOKENS: Final = 5
-_HMSG_TOKENS: Final = 6
 _NANOSECONDS: Final = 1_000_000_000
 _NO_MESSAGES: Final = 404
 _TIMED_OUT: Final = 408
@@ -222,71 +211,15 @@ class PullConsumer:
         return places
 
 
-class Delivered(NamedTuple):
-    """What the control lines of one run say, in columns."""
-
-    subjects: list[bytes]
-    sequences: list[int]
-    times: list[int]
-    consumer_sequence: int
-    """Of the last of them."""
-    pending: int
-
-
-def delivered(run: Messages) -> Delivered:
-    """The control lines of a run of messages, all taken apart at once; ValueError if they can't be."""
-    count = len(run.lines)
-    tokens = b" ".join(run.lines).split(b" ")
-    width = _HMSG_TOKENS if run.headers else _MSG_TOKENS
-    replies = tokens[3::width]
-    if len(tokens) != count * width:
-        raise ValueError("a control line of another number of words")
-    numbers = numbers_of(replies)
-    return Delivered(
-        tokens[1::width],
-        numbers[0::_NUMBERS],
-        numbers[2::_NUMBERS],
-        numbers[-_NUMBERS + 1],
-        numbers[-_NUMBERS + 3],
-    )
-
-
-def numbers_of(replies: list[bytes]) -> list[int]:
-    """Stream sequence, consumer sequence, time and pending of each acknowledgement subject, one behind the other.
-
-    What stands before the numbers is the same in all, so that it is taken off once, and the numbers are read at once.
-    """
-    count, words = len(replies), replies[0].split(b".")
-    at = len(words) - _numbers_from_right(len(words))
-    if at < 2 or words[:2] != _ACK_BEGINS:
-        raise ValueError("not an acknowledgement subject")
-    if following := len(words) - at - _NUMBERS:
-        replies = [reply.rsplit(b".", following)[0] for reply in replies]
-    same = b".".join(words[:at]) + b"."
-    # A subject of another consumer keeps its beginning, which is no number.
-    digits = b",".join([reply.removeprefix(same) for reply in replies])
-    found = _INTEGERS.decode(b"[%b]" % digits.translate(_DOTS_AS_COMMAS))
-    if len(found) != count * _NUMBERS:
-        raise ValueError("an acknowledgement subject of another number of words")
-    return found
-
-
 def _columns(run: Messages, place: Delivered, subjects: _Subjects) -> Facts:
     """The facts of one run."""
     return Facts(
         place.sequences,
-        list(map(subjects.__getitem__, place.subjects)),
+        subjects.named(place),
         place.times,
         list(map(allowed_headers, run.headers)) if run.headers else [b""] * len(run.lines),
         run.payloads,
     )
-
-
-def _numbers_from_right(words: int) -> int:
-    """How far from the right end of an acknowledgement subject its stream sequence stands."""
-    if words == ACK_TOKENS:
-        return 4
-    return 4 + max(0, words - ACK_TOKENS_WITH_DOMAIN)
 
 
 class _Subjects(dict[bytes, str]):
@@ -296,6 +229,12 @@ class _Subjects(dict[bytes, str]):
         super().__init__()
         self._stream = stream
         self._jetstream_stream = jetstream_stream
+
+    def named(self, place: Delivered) -> list[str]:
+        """The subjects of a run's messages."""
+        if place.is_of_one_subject:
+            return [self[place.subjects[0]]] * len(place.subjects)
+        return list(map(self.__getitem__, place.subjects))
 
     def __missing__(self, raw: bytes) -> str:
         """Bytes that are not UTF-8 are spelled out, so that one such fact stops no stream."""
