@@ -7,6 +7,8 @@ JetStream puts all of it into the reply subject, as
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import islice
+from operator import lt
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -17,15 +19,13 @@ from bsfg.substrates.nats_frames import Messages
 ACK_TOKENS: Final = 9
 ACK_TOKENS_WITH_DOMAIN: Final = 11
 """The same with ``<domain>.<account>`` in front of the stream; a random token may follow."""
-CELLS_CACHED_MAX: Final = 16
+CUTS_CACHED_MAX: Final = 16
 
 _ACK_BEGINS: Final = [b"$JS", b"ACK"]
 _NUMBERS: Final = 4
 """Of an acknowledgement subject: stream sequence, consumer sequence, time, pending."""
 _DOTS_AS_COMMAS: Final = bytes.maketrans(b".", b",")
 _INTEGERS: Final = msgspec.json.Decoder(list[int])
-_TIME: Final = 2
-"""The place of the time among them."""
 _TIME_DIGITS: Final = len("1790000000000000000")
 """Of every time between the years 2001 and 2286."""
 _MSG_TOKENS: Final = 5
@@ -69,45 +69,55 @@ def numbers_of(replies: list[bytes]) -> list[int]:
 
 
 def _alike(run: Messages) -> Delivered | None:
-    """As :func:`delivered`, for lines of one subject and one length whose sequences have no hole; else None.
+    """As :func:`delivered`, for lines of one subject and one length whose sequences have no hole; None for others.
 
-    There only the times have to be read, and each stands where it stands in the first line.
+    What stands before the numbers is seen to be the same in all such lines, so that each number stands in one place;
+    sequences that rise from the first to the last and are as many need not be read.
     """
     lines, count = run.lines, len(run.lines)
-    tokens, last_tokens = lines[0].split(b" "), lines[-1].split(b" ")
-    reply = tokens[_TOKENS_BEFORE_REPLY]
-    sequence, _, _, _, *last = numbers_of([reply, last_tokens[_TOKENS_BEFORE_REPLY]])
-    line_bytes, text = len(lines[0]) + 1, b"\n".join([b"", *lines])
-    words = reply.split(b".")
+    tokens, last_reply = lines[0].split(b" "), lines[-1].split(b" ")[_TOKENS_BEFORE_REPLY]
+    first, _, _, _, last, consumer_sequence, _, pending = numbers_of([tokens[_TOKENS_BEFORE_REPLY], last_reply])
+    form = _form(tokens, len(lines[0]) + 1)
+    text = b"\n".join([b"", *lines])
+    is_even = last - first == count - 1 and len(text) == form.line_bytes * count
+    if not is_even or form.time_at + _TIME_DIGITS >= form.line_bytes or text.count(form.beginning) != count:
+        return None
+    columns = _cut(form, count).unpack(text)
+    rising, times = columns[0::2], b"".join(columns[1::2])
+    if not all(map(lt, rising, islice(rising, 1, None))) or not b"".join(rising).isdigit():
+        return None
+    dots = text[form.time_at - 1 :: form.line_bytes] + times[_TIME_DIGITS :: _TIME_DIGITS + 1]
+    if dots != b"." * (2 * count):
+        return None
+    sequences = list(range(first, last + 1))
+    return Delivered([tokens[1]] * count, sequences, _integers(times[:-1]), consumer_sequence, pending, True)
+
+
+class _Form(NamedTuple):
+    """How lines that are alike look, each with a line end in front."""
+
+    beginning: bytes
+    sequence_digits: int
+    time_at: int
+    line_bytes: int
+
+
+def _form(tokens: list[bytes], line_bytes: int) -> _Form:
+    words = tokens[_TOKENS_BEFORE_REPLY].split(b".")
     at = _numbers_at(words)
     beginning = b"\n%b %b." % (b" ".join(tokens[:_TOKENS_BEFORE_REPLY]), b".".join(words[:at]))
-    is_alike = (
-        last[0] - sequence == count - 1
-        and len(text) == line_bytes * count
-        and text[::line_bytes] == b"\n" * count
-        and text.count(beginning) == count
-    )
-    if not is_alike:
-        return None
-    skipped = len(b"%b%b." % (beginning, b".".join(words[at : at + _TIME])))
-    times = _times(text, skipped, line_bytes, count)
-    if times is None:
-        return None
-    return Delivered([tokens[1]] * count, list(range(sequence, last[0] + 1)), times, last[1], last[3], True)
+    sequence, consumer_sequence = words[at : at + 2]
+    time_at = len(beginning) + len(sequence) + 1 + len(consumer_sequence) + 1
+    return _Form(beginning, len(sequence), time_at, line_bytes)
 
 
-def _times(text: bytes, skipped: int, line_bytes: int, count: int) -> list[int] | None:
-    """The times that stand behind so many bytes of each line; None where it is not just them that stand there."""
-    cell = _TIME_DIGITS + 1
-    cells = b"".join(_cells(skipped, cell, line_bytes - skipped - cell, count).unpack(text))
-    if cells[_TIME_DIGITS::cell] != b"." * count or cells.count(b".") != count:
-        return None
-    return _integers(cells[:-1])
-
-
-@lru_cache(maxsize=CELLS_CACHED_MAX)
-def _cells(before: int, cell: int, behind: int, count: int) -> Struct:
-    return Struct("=" + f"{before}x{cell}s{behind}x" * count)
+@lru_cache(maxsize=CUTS_CACHED_MAX)
+def _cut(form: _Form, count: int) -> Struct:
+    """Takes the stream sequence, and the time with the dot behind it, out of so many lines."""
+    before, time_bytes = len(form.beginning), _TIME_DIGITS + 1
+    between = form.time_at - before - form.sequence_digits
+    behind = form.line_bytes - form.time_at - time_bytes
+    return Struct("=" + f"{before}x{form.sequence_digits}s{between}x{time_bytes}s{behind}x" * count)
 
 
 def _each(run: Messages) -> Delivered:
