@@ -170,7 +170,8 @@ class SourceStore:
         stood, life = self._stands == (after, self._lives), self._lives
         found = await self._read(after, limits)
         self._stands = (found.scanned_through, self._lives)
-        return replace(found, is_continuous=stood and life == self._lives)
+        reader = f"{self._lives} {self.epochs[-1]}"
+        return replace(found, is_continuous=stood and life == self._lives, reader=reader)
 
     async def _read(self, after: int, limits: PageLimits) -> LogSlice:
         await self._travel()

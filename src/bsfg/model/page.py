@@ -65,6 +65,8 @@ class LogSlice:
     is_continuous: bool = False
     """Whether the log can't have become another one since it was last described, so that nothing need be looked at
     again: the reader has stood at this place since before, in a log that was neither made again nor restored."""
+    reader: str = ""
+    """Who read, and in which epoch; slices of the same came from one log. Empty where nobody can say so."""
 
 
 @dataclass(frozen=True, slots=True)

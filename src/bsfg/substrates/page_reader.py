@@ -18,6 +18,7 @@ from bsfg.model.fact import Fact
 from bsfg.model.facts import Facts
 from bsfg.model.names import StreamName
 from bsfg.model.page import LogSlice, PageLimits
+from bsfg.substrates.epochs import bound_epoch
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_frames import Frame
 from bsfg.substrates.nats_stream_api import (
@@ -129,7 +130,8 @@ class PageReader:
         facts = Facts.joined([held, pulled.facts]) if held else pulled.facts
         found = await self._slice(consumer, facts, pulled.pending, limits, state.last_seq)
         # A consumer ends with its stream and, being in memory, with its server: one that has answered proves both.
-        return replace(found, is_continuous=consumer is before and room > 0)
+        is_continuous = consumer is before and room > 0
+        return replace(found, is_continuous=is_continuous, reader=_reader(consumer, state))
 
     async def _positioned(self, after: int) -> PullConsumer:
         """The consumer that stands behind ``after``: the one we have if it does, else a new one."""
@@ -189,6 +191,11 @@ class PageReader:
         if self._consumer is not None:
             self._consumer.delete()
             self._consumer = None
+
+
+def _reader(consumer: PullConsumer, state: StreamState) -> str:
+    epoch = bound_epoch({"config": state.config, "created": state.created})
+    return "" if epoch is None else f"{consumer.name} {epoch}"
 
 
 def _size(fact: Fact) -> int:

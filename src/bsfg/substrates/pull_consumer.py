@@ -66,7 +66,7 @@ class PullConsumer:
         self.connection = connection
         self._jetstream_stream = jetstream_stream
         self._stream = stream
-        self._name = name
+        self.name = name
         self._inbox = connection.new_inbox().encode()
         self._pulls = 0
         self._reply = b""
@@ -119,7 +119,7 @@ class PullConsumer:
     async def check_nothing_lost(self) -> None:
         """:class:`ConsumerLost` unless the consumer has delivered exactly the messages that came here."""
         action = f"describing a consumer on stream {self._jetstream_stream}"
-        nats_subject = f"$JS.API.CONSUMER.INFO.{self._jetstream_stream}.{self._name}"
+        nats_subject = f"$JS.API.CONSUMER.INFO.{self._jetstream_stream}.{self.name}"
         found = decode(await self.connection.request(nats_subject), _ConsumerInfo, action)
         if found.error is not None and found.error.err_code == CONSUMER_NOT_FOUND:
             raise ConsumerLost("the consumer is gone")
@@ -133,7 +133,7 @@ class PullConsumer:
             return
         with contextlib.suppress(SubstrateUnavailable):
             self.connection.unsubscribe(self._sid)
-            nats_subject = f"$JS.API.CONSUMER.DELETE.{self._jetstream_stream}.{self._name}"
+            nats_subject = f"$JS.API.CONSUMER.DELETE.{self._jetstream_stream}.{self.name}"
             self.connection.write(encode_publish(nats_subject.encode(), self._inbox + b"d", b"", b""))
 
     async def _exchange(
@@ -147,7 +147,7 @@ class PullConsumer:
         if wait_seconds > 0:
             # Without waiting or as soon as there is anything: the server takes the two together as just that.
             request["expires"] = int(wait_seconds * _NANOSECONDS)
-        nats_subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._jetstream_stream}.{self._name}".encode()
+        nats_subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._jetstream_stream}.{self.name}".encode()
         self._done = self.connection.waiter()
         self.connection.write(encode_publish(nats_subject, self._reply, b"", msgspec.json.encode(request)))
         try:

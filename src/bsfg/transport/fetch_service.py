@@ -34,6 +34,8 @@ from bsfg.transport.wire import ConfirmCall, FetchCall
 
 PAGES_SECONDS_MAX: Final = 30.0
 """No further page of an answer is begun after this; the receiver asks again."""
+GIVEN_MAX: Final = 4_096
+"""Of how many streams and peers the last page is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class _Agreed:
     after: Cursor | None = None
     """The fact to agree on, once more when the page has been read; None at a start."""
     accept_gap: tuple[int, int] | None = None
+    reader: str = ""
+    """Who read the last page, where this is what it led to."""
 
 
 class _Read(NamedTuple):
@@ -63,6 +67,8 @@ class FetchService:
         self._log = log
         self._confirmations = confirmations
         self._clock = clock
+        self._given: dict[tuple[ZoneId, StreamName], _Agreed] = {}
+        """What the last page of each stream to each peer leads to."""
         self._confirming: WeakValueDictionary[tuple[ZoneId, StreamName], asyncio.Lock] = WeakValueDictionary()
 
     async def fetch(self, caller: Caller, request: FetchRequest) -> Page:
@@ -132,11 +138,32 @@ class FetchService:
             read_while_allowed(self._log, caller, request.stream, after, request.limits)
         )
         try:
-            agreed = await self._agree(caller.peer, request)
+            before = self._agreed_before(caller.peer, request)
+            is_proved = before is not None and _proves(await reading, before)
+            agreed = before if before and is_proved else await self._agree(caller.peer, request)
             return await self._page_of(caller, agreed, await reading)
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    def _agreed_before(self, peer: ZoneId, request: FetchRequest) -> _Agreed | None:
+        """What was agreed with the last page, where the cursor is the one that it gave: that of most fetches.
+
+        Then nothing is asked of the store but the facts, until it gives none or can't vouch for them.
+        """
+        agreed = self._given.get((peer, request.stream))
+        return agreed if agreed and agreed.reader and agreed.after == request.after else None
+
+    def _remember(
+        self, peer: ZoneId, agreed: _Agreed, page: Page, log: LogDescription, reader: str
+    ) -> None:
+        after = continued(agreed.after, page)
+        agreement = Agreement.EXACT if page.facts else page.agreement
+        if len(self._given) >= GIVEN_MAX:
+            self._given.clear()
+        self._given[peer, page.stream] = _Agreed(
+            log, agreement, after.scanned_through + 1, after, reader=reader
+        )
 
     async def _next(self, caller: Caller, page: Page, log: LogDescription, limits: PageLimits) -> _Read:
         """The page behind this one. The log need not be looked at before: what was read says whether it still is it."""
@@ -174,14 +201,13 @@ class FetchService:
         A stream that was made again or restored meanwhile would give another history's facts behind the cursor; and
         what expired or was purged between the look and the read is a gap, and no hole to be passed over (I18).
         """
-        follows = bool(seen.facts) and seen.facts[0].sequence == agreed.start_sequence
-        if seen.is_continuous and follows:
+        if _proves(seen, agreed):
             return agreed.log, agreed.agreement
         log, agreement = await asyncio.gather(
             self._describe(agreed.log.stream), self._agreement_behind(peer, agreed, seen)
         )
         must_be_same_history(agreed.log.epoch, log)
-        if not follows:
+        if not _follows(seen, agreed):
             must_follow(agreed.start_sequence - 1, log, agreed.accept_gap)
         return log, agreement
 
@@ -218,10 +244,22 @@ class FetchService:
             facts=seen.facts,
             pending_bytes=_pending_bytes(seen.pending, log),
         )
+        self._remember(caller.peer, agreed, page, log, seen.reader)
         return _Read(page, log)
 
     async def _describe(self, stream: StreamName) -> LogDescription:
         return await describe(self._log, stream)
+
+
+def _follows(seen: LogSlice, agreed: _Agreed) -> bool:
+    """Whether the first fact is the very next one."""
+    return bool(seen.facts) and seen.facts[0].sequence == agreed.start_sequence
+
+
+def _proves(seen: LogSlice, agreed: _Agreed) -> bool:
+    """Whether the log is still what both agreed on, by what was read of it."""
+    is_same_reader = not agreed.reader or seen.reader == agreed.reader
+    return seen.is_continuous and is_same_reader and _follows(seen, agreed)
 
 
 def _pending_bytes(pending: int, description: LogDescription) -> int:

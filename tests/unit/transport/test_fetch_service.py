@@ -486,6 +486,104 @@ async def test_where_a_reader_vouches_for_its_log_nothing_is_looked_at_again(
     assert (await refusal(house.fetch(after=cursor))).code.label == "gap"
 
 
+@pytest.fixture
+def readers() -> list[str]:
+    """Who reads in the house."""
+    return ["the first"]
+
+
+@pytest.fixture
+def vouching(house: House, readers: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The house's store vouches for what it reads; what else it is asked."""
+    read, describe, fact_at = house.zone.read, house.zone.describe, house.zone.fact_at
+    asked: list[str] = []
+
+    async def vouched(stream: StreamName, after: int, limits: PageLimits) -> LogSlice:
+        return replace(await read(stream, after, limits), is_continuous=True, reader=readers[0])
+
+    async def counted(stream: StreamName) -> LogDescription:
+        asked.append("describe")
+        return await describe(stream)
+
+    async def looked(stream: StreamName, sequence: int) -> Fact | None:
+        asked.append("fact_at")
+        return await fact_at(stream, sequence)
+
+    monkeypatch.setattr(house.zone, "read", vouched)
+    monkeypatch.setattr(house.zone, "describe", counted)
+    monkeypatch.setattr(house.zone, "fact_at", looked)
+    return asked
+
+
+def behind(page: Page) -> Cursor:
+    """The receiver's cursor once it has stored this page."""
+    last = page.facts[-1]
+    return Cursor(page.epoch, last.sequence, digest(last), page.scanned_through)
+
+
+async def test_behind_the_last_page_the_store_is_asked_for_facts_alone(house: House, vouching: list[str]) -> None:
+    cursor = behind(await house.fetch(after=await house.cursor(3)))
+    for number in range(3):
+        vouching.clear()
+        house.zone.publish(STREAM, "batch", payload=b"new")
+        page = await house.fetch(after=cursor)
+        assert (page.agreement, [fact.sequence for fact in page.facts], vouching) == (Agreement.EXACT, [6 + number], [])
+        cursor = behind(page)
+
+
+async def test_another_cursor_than_that_of_the_last_page_is_looked_at(house: House, vouching: list[str]) -> None:
+    cursor = behind(await house.fetch(after=await house.cursor(3)))
+    house.zone.publish(STREAM, "batch", payload=b"new")
+    for other in (replace(cursor, digest="0" * 64), replace(cursor, epoch="another")):
+        assert (await refusal(house.fetch(after=other))).code.label == "history_mismatch"
+
+
+async def test_what_another_reader_vouches_for_is_looked_at(
+    house: House, readers: list[str], vouching: list[str]
+) -> None:
+    """It may stand in a history that began after the last page."""
+    cursor = behind(await house.fetch(after=await house.cursor(3)))
+    house.zone.publish(STREAM, "batch", payload=b"new")
+    for reader in ("another", ""):
+        readers[0] = reader
+        vouching.clear()
+        assert (await house.fetch(after=cursor)).facts and vouching == ["describe", "fact_at"]
+
+
+async def test_without_new_facts_the_store_is_looked_at(house: House, vouching: list[str]) -> None:
+    cursor = behind(await house.fetch(after=await house.cursor(3)))
+    vouching.clear()
+    assert not (await house.fetch(after=cursor)).facts and "describe" in vouching
+    house.zone.recreate(JETSTREAM)
+    assert (await refusal(house.fetch(after=cursor))).code.label == "history_mismatch"
+
+
+async def test_a_stream_that_lost_its_end_since_the_last_page_is_behind(
+    house: House, vouching: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cursor = behind(await house.fetch(after=await house.cursor(3)))
+    describe = house.zone.describe
+
+    async def restored(stream: StreamName) -> LogDescription:
+        return replace(await describe(stream), last_sequence=3)
+
+    monkeypatch.setattr(house.zone, "describe", restored)
+    assert (await refusal(house.fetch(after=cursor))).code.label == "ahead_of_source"
+
+
+async def test_facts_that_nobody_vouches_for_are_looked_at(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    cursor = behind(await house.fetch(after=await house.cursor(3)))
+    fact_at = house.zone.fact_at
+
+    async def restored(stream: StreamName, sequence: int) -> Fact | None:
+        fact = await fact_at(stream, sequence)
+        return fact and fact._replace(payload=b"another")
+
+    monkeypatch.setattr(house.zone, "fact_at", restored)
+    house.zone.publish(STREAM, "batch", payload=b"new")
+    assert (await refusal(house.fetch(after=cursor))).code.label == "history_mismatch"
+
+
 async def test_what_is_purged_between_the_look_and_the_read_is_a_gap(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
