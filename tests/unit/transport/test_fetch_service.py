@@ -117,6 +117,17 @@ def house() -> House:
     return House()
 
 
+def restore_another_history(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has other facts under the same sequences."""
+    fact_at = house.zone.fact_at
+
+    async def restored(stream: StreamName, sequence: int) -> Fact | None:
+        fact = await fact_at(stream, sequence)
+        return fact and fact._replace(payload=b"another")
+
+    monkeypatch.setattr(house.zone, "fact_at", restored)
+
+
 async def refusal(awaitable: Any) -> BsfgError:
     with pytest.raises(BsfgError) as caught:
         await awaitable
@@ -450,13 +461,7 @@ async def test_facts_of_a_restored_stream_are_not_given_away_behind_a_fact_that_
     """A copy of yesterday has the epoch of today, and may have other facts under the same sequences."""
     polling = asyncio.create_task(house.fetch(after=await house.cursor(5), limits=PageLimits(wait_seconds=5)))
     await asyncio.sleep(0.05)
-    fact_at = house.zone.fact_at
-
-    async def restored(stream: StreamName, sequence: int) -> Fact | None:
-        fact = await fact_at(stream, sequence)
-        return fact and fact._replace(payload=b"another")
-
-    monkeypatch.setattr(house.zone, "fact_at", restored)
+    restore_another_history(house, monkeypatch)
     house.zone.publish(STREAM, "batch", payload=b"new")
     assert (await refusal(polling)).code.label == "history_mismatch"
 
@@ -573,13 +578,7 @@ async def test_a_stream_that_lost_its_end_since_the_last_page_is_behind(
 
 async def test_facts_that_nobody_vouches_for_are_looked_at(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     cursor = behind(await house.fetch(after=await house.cursor(3)))
-    fact_at = house.zone.fact_at
-
-    async def restored(stream: StreamName, sequence: int) -> Fact | None:
-        fact = await fact_at(stream, sequence)
-        return fact and fact._replace(payload=b"another")
-
-    monkeypatch.setattr(house.zone, "fact_at", restored)
+    restore_another_history(house, monkeypatch)
     house.zone.publish(STREAM, "batch", payload=b"new")
     assert (await refusal(house.fetch(after=cursor))).code.label == "history_mismatch"
 
