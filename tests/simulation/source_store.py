@@ -170,7 +170,7 @@ class SourceStore:
         stood, life = self._stands == (after, self._lives), self._lives
         found = await self._read(after, limits)
         self._stands = (found.scanned_through, self._lives)
-        reader = f"{self._lives} {self.epochs[-1]}"
+        reader = f"{self._lives} {self.epochs[-1]}" if found.facts else ""
         return replace(found, is_continuous=stood and life == self._lives, reader=reader)
 
     async def _read(self, after: int, limits: PageLimits) -> LogSlice:
