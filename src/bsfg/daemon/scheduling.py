@@ -162,8 +162,11 @@ class FairQueue:
         return fetching + ahead < FETCHES_MAX
 
     def pages(self, lane: Lane, wanted: int, now: float) -> int:
-        """How many pages this turn may bring."""
-        if not lane.is_proven or any(rival.priority > lane.priority for rival in self._rivals(lane, now)):
+        """How many pages this turn may bring; one where a heavier link is here, even if it has to prove itself yet."""
+        if not lane.is_proven or any(
+            other.priority > lane.priority and (other.counts(now) or other.is_fetching(now))
+            for other in self._lanes.values()
+        ):
             return 1
         if lane.page_seconds * wanted <= ANSWER_SECONDS:
             return wanted

@@ -201,6 +201,20 @@ def test_a_turn_beside_a_heavier_link_or_on_a_slow_line_is_one_page() -> None:
 # The limit of one link.
 
 
+def test_a_turn_beside_a_heavier_link_whose_first_page_is_on_its_way_is_one_page() -> None:
+    """Or who proves itself first after an outage would have the line for seconds."""
+    queue = FairQueue()
+    heavy, light = queue.lane(link(1)), queue.lane(link(2))
+    heavy.priority = 9
+    queue.began(light, 0.0)
+    queue.came(light, 1, 0.1)
+    assert queue.pages(light, 8, 0.2) == 8, "the heavier one does not fetch"
+    queue.began(heavy, 0.3)
+    assert queue.pages(light, 8, 0.4) == 1
+    queue.ended(heavy, 0.5, has_more=False, has_failed=True)
+    assert queue.pages(light, 8, 0.6) == 8
+
+
 def test_a_limit_is_kept_over_time_whatever_the_pages() -> None:
     throttle, now, came = Throttle(1_000_000), 100.0, 0
     for size in (400_000, 60_000, 500_000, 300_000, 100_000) * 20:
