@@ -54,10 +54,10 @@ class _Agreed:
 
 
 class _Read(NamedTuple):
-    """A page, and the log as it was when both agreed on what the page continues."""
+    """A page, and what is agreed behind it."""
 
     page: Page
-    log: LogDescription
+    behind: _Agreed
 
 
 class FetchService:
@@ -82,16 +82,16 @@ class FetchService:
         page: the next request is told why.
         """
         began, limits = self._clock.monotonic(), replace(call.request.limits, wait_seconds=0.0)
-        page, log = await self._first(caller, call.request)
+        page, agreed = await self._first(caller, call.request)
         for _ in range(call.pages - 1):
             is_late = self._clock.monotonic() - began > PAGES_SECONDS_MAX
             if not page.facts or not page.pending or is_late:
                 break
             # The next page is read while this one is on its way; permission is asked for again before it goes out.
-            reading = asyncio.ensure_future(self._next(caller, page, log, limits))
+            reading = asyncio.ensure_future(self._page(caller, page.stream, agreed, limits))
             try:
                 yield page
-                following, log = await reading
+                following, agreed = await reading
                 caller.demand(ReadStream(page.stream))
             except BsfgError:
                 return
@@ -130,17 +130,17 @@ class FetchService:
     async def _first(self, caller: Caller, request: FetchRequest) -> _Read:
         caller.demand(ReadStream(request.stream))
         if request.after is None:
-            agreed = await self._agree(caller.peer, request)
-            return await self._page(caller, request.stream, agreed, request.limits)
+            start = await self._agree(caller.peer, request)
+            return await self._page(caller, request.stream, start, request.limits)
         # The reader waits for facts while both agree, and nothing that it brings is used before they have.
         after = request.after.scanned_through
         reading = asyncio.ensure_future(
             read_while_allowed(self._log, caller, request.stream, after, request.limits)
         )
         try:
-            before = self._agreed_before(caller.peer, request)
-            is_proved = before is not None and _proves(await reading, before)
-            agreed = before if before and is_proved else await self._agree(caller.peer, request)
+            agreed = self._agreed_before(caller.peer, request)
+            if agreed is None or not _proves(await reading, agreed):
+                agreed = await self._agree(caller.peer, request)
             return await self._page_of(caller, agreed, await reading)
         finally:
             reading.cancel()
@@ -154,22 +154,10 @@ class FetchService:
         agreed = self._given.get((peer, request.stream))
         return agreed if agreed and agreed.reader and agreed.after == request.after else None
 
-    def _remember(
-        self, peer: ZoneId, agreed: _Agreed, page: Page, log: LogDescription, reader: str
-    ) -> None:
-        after = continued(agreed.after, page)
-        agreement = Agreement.EXACT if page.facts else page.agreement
+    def _remember(self, peer: ZoneId, stream: StreamName, agreed: _Agreed) -> None:
         if len(self._given) >= GIVEN_MAX:
             self._given.clear()
-        self._given[peer, page.stream] = _Agreed(
-            log, agreement, after.scanned_through + 1, after, reader=reader
-        )
-
-    async def _next(self, caller: Caller, page: Page, log: LogDescription, limits: PageLimits) -> _Read:
-        """The page behind this one. The log need not be looked at before: what was read says whether it still is it."""
-        after = continued(None, page)
-        agreed = _Agreed(log, Agreement.EXACT, after.scanned_through + 1, after)
-        return await self._page(caller, page.stream, agreed, limits)
+        self._given[peer, stream] = agreed
 
     async def _agree(self, peer: ZoneId, request: FetchRequest) -> _Agreed:
         description = await self._describe(request.stream)
@@ -244,11 +232,19 @@ class FetchService:
             facts=seen.facts,
             pending_bytes=_pending_bytes(seen.pending, log),
         )
-        self._remember(caller.peer, agreed, page, log, seen.reader)
-        return _Read(page, log)
+        behind = _behind(page, agreed.after, log, seen.reader)
+        self._remember(caller.peer, stream, behind)
+        return _Read(page, behind)
 
     async def _describe(self, stream: StreamName) -> LogDescription:
         return await describe(self._log, stream)
+
+
+def _behind(page: Page, after: Cursor | None, log: LogDescription, reader: str) -> _Agreed:
+    """What a page leads to; the log need not be looked at before more is read: that says whether it still is it."""
+    cursor = continued(after, page)
+    agreement = Agreement.EXACT if page.facts else page.agreement
+    return _Agreed(log, agreement, cursor.scanned_through + 1, cursor, reader=reader)
 
 
 def _follows(seen: LogSlice, agreed: _Agreed) -> bool:
