@@ -563,6 +563,14 @@ async def test_without_new_facts_the_store_is_looked_at(house: House, vouching: 
     assert (await refusal(house.fetch(after=cursor))).code.label == "history_mismatch"
 
 
+async def test_agreement_by_epoch_stays_that_behind_a_page_without_facts(house: House, vouching: list[str]) -> None:
+    cursor = await house.cursor(5)
+    house.zone.delete(JETSTREAM, 5)
+    assert (await house.fetch(after=cursor)).agreement is Agreement.EPOCH
+    house.zone.publish(STREAM, "batch", payload=b"new")
+    assert (await house.fetch(after=cursor)).agreement is Agreement.EPOCH
+
+
 async def test_a_stream_that_lost_its_end_since_the_last_page_is_behind(
     house: House, vouching: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
