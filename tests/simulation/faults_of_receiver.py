@@ -135,8 +135,8 @@ def gateway_doomed(world: World) -> bool:
 
 @ordinary
 def second_gateway(world: World) -> bool:
-    """Two gateways at once, by mistake; in the end one of them is stopped."""
-    if len(world.gateways) != 1:
+    """Two gateways at once, by mistake and where it can happen; in the end one of them is stopped."""
+    if len(world.gateways) != 1 or world.profile.is_exclusive:
         return False
     world.start_gateway()
     world.mischief(3.0 + world.random.random() * 9.0, lambda: _one_goes(world))
@@ -145,16 +145,17 @@ def second_gateway(world: World) -> bool:
 
 @ordinary
 def stale_gateway(world: World) -> bool:
-    """SIGSTOP; another takes over; SIGCONT: the first believes that no time has passed."""
+    """SIGSTOP; another takes over, where it can; SIGCONT: the first believes that no time has passed."""
     if len(world.gateways) != 1:
         return False
     stale = world.gateways[0]
     stale.pause()
-    world.mischief(
-        world.random.random(), world.start_gateway if len(world.gateways) < 2 else world.ensure_gateway
-    )
+    if not world.profile.is_exclusive:
+        world.mischief(
+            world.random.random(), world.start_gateway if len(world.gateways) < 2 else world.ensure_gateway
+        )
+        world.mischief(13.0 + world.random.random() * 5.0, lambda: _one_goes(world))
     world.mischief(2.0 + world.random.random() * 10.0, stale.resume)
-    world.mischief(13.0 + world.random.random() * 5.0, lambda: _one_goes(world))
     return True
 
 

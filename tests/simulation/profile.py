@@ -26,7 +26,8 @@ class Profile:
     """Whether an acknowledgement of the receiver's store means that it is on disk."""
     source_is_strict: bool
     is_exclusive: bool
-    """Whether nobody else can publish to the inbound stream, so that pages are written behind unacknowledged ones."""
+    """Whether nobody else can publish to the inbound stream, so that pages are written behind unacknowledged ones. Of a
+    second gateway that is the lock on the embedded server's home."""
     has_operator: bool
     rewrites_history: bool
     """Whether the source may lose, restore or make again what it had, and the receiver its inbound stream."""
@@ -53,7 +54,7 @@ def draw_profile(random: Random) -> Profile:
         seconds=30.0 + 20.0 * chance(),
         is_strict=chance() < 0.5,
         source_is_strict=chance() < 0.5,
-        is_exclusive=chance() < 0.7,
+        is_exclusive=chance() < 0.5,
         has_operator=chance() < 0.5,
         rewrites_history=chance() < 0.4,
         oversized_share=0.01 if chance() < 0.15 else 0.0,

@@ -12,6 +12,7 @@ from bsfg.substrates.inbound_log import JetStreamInboundLog
 from bsfg.substrates.inbound_messages import Strategy
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_target import NatsTarget
+from bsfg.substrates.page_writer import Exclusivity
 from bsfg.transport.access import Access
 from bsfg.transport.client import HttpPeerClient
 from bsfg.transport.client_connection import ClientLimits, PeerEndpoint
@@ -41,8 +42,14 @@ def inbound_log(
         replicas=1 if isinstance(substrate, EmbeddedSubstrate) else substrate.replicas,
         report=report,
         strategy=Strategy.PIPELINED if config.durability is Durability.LAZY else Strategy.ATOMIC,
-        is_exclusive=isinstance(substrate, EmbeddedSubstrate) or substrate.inbound_exclusive,
+        exclusivity=_exclusivity(substrate),
     )
+
+
+def _exclusivity(substrate: EmbeddedSubstrate | ExternalSubstrate) -> Exclusivity:
+    if isinstance(substrate, EmbeddedSubstrate):
+        return Exclusivity.PROVED
+    return Exclusivity.DECLARED if substrate.inbound_exclusive else Exclusivity.NONE
 
 
 def external_target(substrate: ExternalSubstrate) -> NatsTarget:

@@ -24,7 +24,7 @@ from bsfg.substrates.inbound_tip import Tip, read_tip
 from bsfg.substrates.jetstream_answers import is_no_message, stored_message
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_stream_api import StoredMessage
-from bsfg.substrates.page_writer import PageWriter, Strategy
+from bsfg.substrates.page_writer import Exclusivity, PageWriter, Strategy
 from bsfg.substrates.provisioning import ATOMIC_SINCE, ensure_consumer
 from bsfg.substrates.state_bucket import StateBucket
 from bsfg.substrates.stored_records import decode_link, encode_link
@@ -54,8 +54,8 @@ class _Writer:
 class JetStreamInboundLog:
     """``ports.InboundLog`` over JetStream. Appends run over a connection for each link, all else over ``control``.
 
-    ``report`` is told of link records that can't be read; they count as not there (I8). ``is_exclusive`` says that
-    nobody else can publish to ``in.>`` (design, decision 3).
+    ``report`` is told of link records that can't be read; they count as not there (I8). ``exclusivity`` says whether
+    anybody else can publish to ``in.>`` (design, decision 3).
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class JetStreamInboundLog:
         replicas: int,
         report: Report,
         strategy: Strategy = Strategy.ATOMIC,
-        is_exclusive: bool = False,
+        exclusivity: Exclusivity = Exclusivity.NONE,
     ) -> None:
         self._control = control
         self._connect = connect
@@ -75,7 +75,7 @@ class JetStreamInboundLog:
         self._replicas = replicas
         self._report = report
         self._strategy = strategy
-        self._is_exclusive = is_exclusive
+        self._exclusivity = exclusivity
         self._records = StateBucket(control, BUCKET_LINKS, replicas=replicas)
         self._record_prefix = ""
         self._built: int | None = None
@@ -151,7 +151,7 @@ class JetStreamInboundLog:
         held = self._writer(link, fence.generation)
         async with held.turn:
             # Where nobody else can publish, a stream made again can't have come to the fence's sequence.
-            is_proved_by_fence = self._is_exclusive and fence.local_sequence > 0
+            is_proved_by_fence = self._exclusivity is Exclusivity.PROVED and fence.local_sequence > 0
             if held.in_flight == 0 and not is_proved_by_fence:
                 await self._check_created(link, fence)
             held.in_flight += 1
@@ -179,7 +179,7 @@ class JetStreamInboundLog:
         if held is None:
             name = inbound_physical(link.peer, link.stream, generation)
             held = self._writers[link] = _Writer(
-                PageWriter(self._connect, name, self._strategy, is_exclusive=self._is_exclusive), generation
+                PageWriter(self._connect, name, self._strategy, exclusivity=self._exclusivity), generation
             )
         return held
 

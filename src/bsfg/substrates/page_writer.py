@@ -3,10 +3,11 @@
 The server itself refuses whatever is not behind the fence, so a stale writer, a second one, and a replay change
 nothing. Whatever goes wrong after a byte was written ends the connection: who appends again reads back first.
 
-A fence is a count, and a foreign message counts too: it takes the place of a refused message, so that the one behind
-that one would find its own fence met and be stored beyond a hole. Asking for an acknowledgement of each message only
-tells afterwards. So nothing is sent behind a batch or a message that is not acknowledged yet, unless nobody else can
-publish to the stream.
+A fence is a count, and whatever somebody else stores counts too: it takes the place of a refused message, so that the
+one behind that one would find its own fence met and be stored beyond a hole. A second gateway is somebody else: it may
+have read its page before a fact was deleted at the source, and store as many facts that are others. Asking for an
+acknowledgement of each message only tells afterwards. So nothing is sent behind a batch or a message that is not
+acknowledged yet, unless nobody else can publish to the stream (:class:`Exclusivity`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from enum import Enum
 from typing import Final
 
 from bsfg.errors import Fenced, OutcomeUnknown, SubstrateUnavailable
@@ -29,7 +31,7 @@ from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_frames import Messages
 from bsfg.substrates.nats_stream_api import stream_state
 
-__all__ = ["PageWriter", "Strategy"]
+__all__ = ["Exclusivity", "PageWriter", "Strategy"]
 
 ACK_SECONDS: Final = 5.0
 EXCLUSIVE_CHUNKS_IN_FLIGHT_MAX: Final = 4
@@ -42,13 +44,25 @@ UNLIMITED: Final = -1
 _VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 
 
+class Exclusivity(Enum):
+    """Whether anybody else can publish to an inbound stream, a second gateway of the zone included.
+
+    PROVED: nobody can, by the embedded server's permissions and by the lock on its home. DECLARED: the operator says
+    so of an external server (``inbound_exclusive``); what that allows is done only where atomic batches do not make it
+    needless.
+    """
+
+    NONE = "none"
+    DECLARED = "declared"
+    PROVED = "proved"
+
+
 class PageWriter:
     """The one writer of one inbound stream, on a connection of its own that ``connect`` makes when one is needed.
 
     ``strategy`` is the one preferred; batches need a server of 2.12 and a stream that allows them, else every message
-    is acknowledged by itself. ``is_exclusive`` says that nobody else can publish to the stream (the embedded server's
-    permissions, or ``inbound_exclusive``), which allows several chunks in flight. Appends may overlap: they are
-    written in the order of their calls, and when one fails, so do those that were called before that was known.
+    is acknowledged by itself. ``exclusivity`` allows several chunks in flight. Appends may overlap: they are written
+    in the order of their calls, and when one fails, so do those that were called before that was known.
     """
 
     def __init__(
@@ -57,16 +71,15 @@ class PageWriter:
         jetstream_stream: str,
         strategy: Strategy = Strategy.ATOMIC,
         *,
-        is_exclusive: bool = False,
+        exclusivity: Exclusivity = Exclusivity.NONE,
     ) -> None:
         self._connect = connect
         self._jetstream_stream = jetstream_stream
         self._preferred = strategy
         self.strategy = strategy
         """What is used on the present connection."""
-        self._is_exclusive = is_exclusive
-        self._chunks_max = EXCLUSIVE_CHUNKS_IN_FLIGHT_MAX if is_exclusive else 1
-        self._singles_max = EXCLUSIVE_SINGLES_MAX if is_exclusive else 1
+        self._exclusivity = exclusivity
+        self._chunks_max = self._singles_max = 1
         self._careful = Strategy.EACH
         """What is used right after a failure: the one acknowledgement of a pipelined chunk does not say why."""
         self._has_failed = False
@@ -169,7 +182,11 @@ class PageWriter:
         self._careful = (
             Strategy.ATOMIC if is_atomic and self._preferred is not Strategy.EACH else Strategy.EACH
         )
-        is_pipelined = self._preferred is Strategy.PIPELINED and self._is_exclusive
+        is_declared = self._exclusivity is Exclusivity.DECLARED
+        is_alone = self._exclusivity is Exclusivity.PROVED or (is_declared and not is_atomic)
+        self._chunks_max = EXCLUSIVE_CHUNKS_IN_FLIGHT_MAX if is_alone else 1
+        self._singles_max = EXCLUSIVE_SINGLES_MAX if is_alone else 1
+        is_pipelined = self._preferred is Strategy.PIPELINED and is_alone
         self.strategy = Strategy.PIPELINED if is_pipelined else self._careful
 
     def _encode(

@@ -37,6 +37,7 @@ from bsfg.substrates.inbound_log import BUCKET_BUILDS, JetStreamInboundLog
 from bsfg.substrates.inbound_scan import InboundScan
 from bsfg.substrates.memory import MemoryZone
 from bsfg.substrates.nats_connection import NatsConnection
+from bsfg.substrates.page_writer import Exclusivity
 from bsfg.substrates.state_bucket import StateBucket
 from bsfg.transport.fetch_service import FetchService
 
@@ -73,7 +74,12 @@ class Rig:
     async def start(self) -> None:
         """A gateway's part of the work, knowing nothing but what is stored."""
         self.inbound = JetStreamInboundLog(
-            self.control, self.connect, RECEIVER, replicas=1, report=self.told.append, is_exclusive=True
+            self.control,
+            self.connect,
+            RECEIVER,
+            replicas=1,
+            report=self.told.append,
+            exclusivity=Exclusivity.PROVED,
         )
         self.store = JetStreamGenerations(
             self.control, self.connect, self.inbound, replicas=1, report=self.told.append

@@ -29,13 +29,14 @@ from bsfg.substrates.inbound_messages import (
 from bsfg.substrates.nats_connection import NatsConnection, NatsTarget
 from bsfg.substrates.nats_frames import Frame
 from bsfg.substrates.page_reader import PageReader, StoredMessage, message_at, stream_state
-from bsfg.substrates.page_writer import PageWriter
+from bsfg.substrates.page_writer import Exclusivity, PageWriter
 
 ZONE: Final = ZoneId("plant-a")
 STREAM: Final = StreamName("facts.orders")
 EPOCH: Final = "e1"
 BOTH: Final = pytest.mark.parametrize("strategy", list(Strategy))
-EXCLUSIVE_OR_NOT: Final = pytest.mark.parametrize("is_exclusive", [False, True])
+EXCLUSIVE_OR_NOT: Final = pytest.mark.parametrize("exclusivity", list(Exclusivity))
+NOT_PROVED: Final = pytest.mark.parametrize("exclusivity", [Exclusivity.NONE, Exclusivity.DECLARED])
 numbers = count(1)
 
 
@@ -69,12 +70,12 @@ class Inbound:
         base: dict[str, Any] = {"allow_atomic": True}
         await create_stream(self.connection, self.name, [self.prefix, f"{self.prefix}.>"], **(base | config))
 
-    def writer(self, strategy: Strategy, is_exclusive: bool = False) -> PageWriter:
+    def writer(self, strategy: Strategy, exclusivity: Exclusivity = Exclusivity.NONE) -> PageWriter:
         made = PageWriter(
             lambda: NatsConnection.connect(self.target, name="test"),
             self.name,
             strategy,
-            is_exclusive=is_exclusive,
+            exclusivity=exclusivity,
         )
         self._writers.append(made)
         return made
@@ -159,24 +160,24 @@ async def test_every_fact_can_be_rebuilt_from_its_inbound_message(
 @EXCLUSIVE_OR_NOT
 @BOTH
 async def test_pages_follow_each_other_in_order(
-    inbound: Inbound, strategy: Strategy, is_exclusive: bool
+    inbound: Inbound, strategy: Strategy, exclusivity: Exclusivity
 ) -> None:
-    writer, fence = inbound.writer(strategy, is_exclusive), await inbound.fence()
+    writer, fence = inbound.writer(strategy, exclusivity), await inbound.fence()
     for first, last in ((1, 1), (2, 700), (701, 3_200), (3_201, 3_201)):
         fence = await inbound.append(writer, fence, facts(first, last))
         assert fence.local_sequence == last
     assert fence == await inbound.append(writer, fence, [])
-    is_pipelined_alone = strategy is Strategy.PIPELINED and not is_exclusive
-    assert writer.strategy is (Strategy.ATOMIC if is_pipelined_alone else strategy)
+    is_behind_others = strategy is Strategy.PIPELINED and exclusivity is not Exclusivity.PROVED
+    assert writer.strategy is (Strategy.ATOMIC if is_behind_others else strategy)
     assert await inbound.origins() == list(range(1, 3_202))
 
 
 @EXCLUSIVE_OR_NOT
 @BOTH
 async def test_appends_that_overlap_are_stored_in_the_order_of_their_calls(
-    inbound: Inbound, strategy: Strategy, is_exclusive: bool
+    inbound: Inbound, strategy: Strategy, exclusivity: Exclusivity
 ) -> None:
-    writer, fence = inbound.writer(strategy, is_exclusive), await inbound.fence()
+    writer, fence = inbound.writer(strategy, exclusivity), await inbound.fence()
     pages = [
         inbound.append(writer, Fence(1, fence.created, start), facts(start + 1, start + 600))
         for start in range(0, 3_600, 600)
@@ -270,9 +271,9 @@ async def test_nothing_is_stored_beyond_a_message_whose_place_was_taken(
 @EXCLUSIVE_OR_NOT
 @BOTH
 async def test_a_stale_writer_changes_nothing(
-    inbound: Inbound, strategy: Strategy, is_exclusive: bool
+    inbound: Inbound, strategy: Strategy, exclusivity: Exclusivity
 ) -> None:
-    old, new = inbound.writer(strategy, is_exclusive), inbound.writer(strategy, is_exclusive)
+    old, new = inbound.writer(strategy, exclusivity), inbound.writer(strategy, exclusivity)
     fence = await inbound.append(old, await inbound.fence(), facts(1, 10))
     await inbound.append(new, fence, facts(11, 2_500))
     with pytest.raises(Fenced):
@@ -280,15 +281,45 @@ async def test_a_stale_writer_changes_nothing(
     assert await inbound.origins() == list(range(1, 2_501))
 
 
+@NOT_PROVED
+@BOTH
+async def test_a_page_behind_a_refused_one_is_not_stored_where_another_writer_filled_its_place(
+    inbound: Inbound, strategy: Strategy, exclusivity: Exclusivity
+) -> None:
+    """Fact 15 was deleted at the source after the other writer had read it, so that both pages have ten facts."""
+    old, new = inbound.writer(strategy, exclusivity), inbound.writer(strategy, exclusivity)
+    fence = await inbound.append(old, await inbound.fence(), facts(1, 10))
+    await inbound.append(new, fence, facts(11, 20))
+    outcomes = await asyncio.gather(
+        inbound.append(old, fence, [*facts(11, 14), *facts(16, 21)]),
+        inbound.append(old, Fence(1, fence.created, 20), facts(22, 31)),
+        return_exceptions=True,
+    )
+    assert all(isinstance(each, Fenced) for each in outcomes)
+    assert await inbound.origins() == list(range(1, 21))
+
+
+@pytest.mark.parametrize("exclusivity", list(Exclusivity))
+async def test_without_batches_the_word_that_nobody_else_publishes_is_taken(
+    inbound: Inbound, exclusivity: Exclusivity
+) -> None:
+    await api(inbound.connection, f"STREAM.DELETE.{inbound.name}")
+    await inbound.create(allow_atomic=False)
+    writer = inbound.writer(Strategy.PIPELINED, exclusivity)
+    await inbound.append(writer, await inbound.fence(), facts(1, 300))
+    assert writer.strategy is (Strategy.EACH if exclusivity is Exclusivity.NONE else Strategy.PIPELINED)
+    assert await inbound.origins() == list(range(1, 301))
+
+
 @EXCLUSIVE_OR_NOT
 @BOTH
 async def test_two_writers_at_once_store_each_fact_once(
-    inbound: Inbound, strategy: Strategy, is_exclusive: bool
+    inbound: Inbound, strategy: Strategy, exclusivity: Exclusivity
 ) -> None:
     fence = await inbound.fence()
     page = facts(1, 3_000)
     outcomes = await asyncio.gather(
-        *(inbound.append(inbound.writer(strategy, is_exclusive), fence, page) for _ in range(3)),
+        *(inbound.append(inbound.writer(strategy, exclusivity), fence, page) for _ in range(3)),
         return_exceptions=True,
     )
     assert any(isinstance(each, Fenced) for each in outcomes)
@@ -341,9 +372,9 @@ async def test_a_missing_stream_is_not_found(inbound: Inbound) -> None:
 @EXCLUSIVE_OR_NOT
 @BOTH
 async def test_a_stream_that_vanishes_under_the_writer_stores_nothing(
-    inbound: Inbound, strategy: Strategy, is_exclusive: bool
+    inbound: Inbound, strategy: Strategy, exclusivity: Exclusivity
 ) -> None:
-    writer = inbound.writer(strategy, is_exclusive)
+    writer = inbound.writer(strategy, exclusivity)
     fence = await inbound.append(writer, await inbound.fence(), facts(1, 2))
     await api(inbound.connection, f"STREAM.DELETE.{inbound.name}")
     with pytest.raises(SubstrateUnavailable, match="no stream takes the subject"):
@@ -356,11 +387,11 @@ async def test_a_stream_that_vanishes_under_the_writer_stores_nothing(
 @EXCLUSIVE_OR_NOT
 @BOTH
 async def test_a_full_stream_says_so_and_holds_a_prefix(
-    inbound: Inbound, strategy: Strategy, is_exclusive: bool
+    inbound: Inbound, strategy: Strategy, exclusivity: Exclusivity
 ) -> None:
     await api(inbound.connection, f"STREAM.DELETE.{inbound.name}")
     await inbound.create(max_bytes=200_000)
-    writer = inbound.writer(strategy, is_exclusive)
+    writer = inbound.writer(strategy, exclusivity)
     fence = await inbound.append(writer, await inbound.fence(), facts(1, 50, size=500))
     if writer.strategy is Strategy.PIPELINED:
         # Its one acknowledgement tells that the last fact was refused, and not why the first one was.
@@ -501,13 +532,13 @@ async def test_a_store_that_was_never_reached_has_stored_nothing() -> None:
 @EXCLUSIVE_OR_NOT
 @BOTH
 async def test_a_store_that_does_not_answer_in_time_leaves_the_outcome_unknown(
-    inbound: Inbound, strategy: Strategy, is_exclusive: bool, monkeypatch: pytest.MonkeyPatch
+    inbound: Inbound, strategy: Strategy, exclusivity: Exclusivity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bsfg.substrates.page_writer.ACK_SECONDS", 0.2)
     await api(inbound.connection, f"STREAM.DELETE.{inbound.name}")
     await inbound.create(no_ack=True, allow_atomic=strategy is Strategy.ATOMIC)
     with pytest.raises(OutcomeUnknown):
-        await inbound.append(inbound.writer(strategy, is_exclusive), await inbound.fence(), facts(1, 3))
+        await inbound.append(inbound.writer(strategy, exclusivity), await inbound.fence(), facts(1, 3))
 
 
 async def test_an_append_that_is_cancelled_is_not_continued_on_its_connection(inbound: Inbound) -> None:
