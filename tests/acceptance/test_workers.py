@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -43,6 +44,7 @@ ACTS_SECONDS_MAX: Final = 5.0
 STARTS_SECONDS_MAX: Final = 5.0
 STOPS_SECONDS_MAX: Final = 10.0
 HEALS_SECONDS_MAX: Final = 60.0
+SERVE_SECONDS_MAX: Final = 20.0
 WORKERS: Final = "limits: {worker_processes: 2}\n"
 RECOVERY: Final = (
     "reachable",
@@ -389,6 +391,22 @@ def test_no_worker_outlives_its_gateway(three: Three) -> None:
     three.plant.start_gateway()
     three.level()
     printed_seconds("killed gateway: level again", time.monotonic() - began)
+
+
+def test_no_gateway_starts_beside_a_worker_that_another_has_left(three: Three) -> None:
+    left = children(three.plant)
+    os.kill(left[0], signal.SIGSTOP)
+    try:
+        three.plant.kill_gateway()
+        done = three.plant.bsfg("serve", "--output", "json", seconds=SERVE_SECONDS_MAX)
+        assert done.status == 2
+        assert f"is held by process {left[0]}" in json.loads(done.errors.splitlines()[-1])["error"]["message"]
+    finally:
+        os.kill(left[0], signal.SIGCONT)
+    three.append(3)
+    three.plant.start_gateway()
+    three.level()
+    assert not any(map(is_alive, left))
 
 
 def test_a_worker_ends_when_its_gateway_is_silent(three: Three) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import Any
 
 from bsfg.bootstrap.artifacts import Artifacts
 from bsfg.bootstrap.links import make_client
+from bsfg.bootstrap.process import WORKER_COMMAND
 from bsfg.bootstrap.retrieval import assemble_mirror
 from bsfg.bootstrap.store import Store
 from bsfg.bootstrap.trust import build_trust
@@ -44,8 +44,6 @@ from bsfg.substrates.quarantine import FileQuarantine
 from bsfg.substrates.stream_configs import StreamSpec
 from bsfg.transport.resolver import NameResolver
 from bsfg.transport.trust import TrustStore
-
-WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "bsfg.bootstrap.worker")
 
 
 def assemble(
@@ -125,7 +123,8 @@ def assemble(
     if limits.worker_processes:
         links = WorkerLinks(
             limits.worker_processes,
-            Program(WORKER_COMMAND, _worker_environment),
+            # No other gateway may write beside a worker of this one, whatever has become of this one.
+            Program(WORKER_COMMAND, _worker_environment, (zone.lock,)),
             lambda index: _beginning(zone, store, index),
             zone.access,
             lambda: gateway.configuration.peers,

@@ -115,7 +115,8 @@ def _open_log(
 async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        stack.callback(os.close, claim(configuration.paths))
+        lock = await claim(configuration.paths)
+        stack.callback(os.close, lock)
         trust = build_trust(configuration, None)
         telemetry = Telemetry()
         timeline = Timeline()
@@ -129,7 +130,7 @@ async def _gateway(configuration: Configuration) -> AsyncIterator[Reloader]:
         stack.callback(audit.close)
         access = Access(trust, {})
         zone = Zone(
-            configuration, clock, journal, audit, telemetry, access, Attention(clock), CutOff(), timeline
+            configuration, clock, journal, audit, telemetry, access, Attention(clock), CutOff(), timeline, lock
         )
         store = await open_store(zone, stack)
         artifacts = open_artifacts(zone, lambda: gateway.configuration, stack)

@@ -14,10 +14,9 @@ import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Final
 
 from bsfg.bootstrap.links import external_target, inbound_log, make_client
-from bsfg.bootstrap.process import prepare_process
+from bsfg.bootstrap.process import WORKER_END_SECONDS_MAX, prepare_process
 from bsfg.config.home import Home
 from bsfg.config.values import ExternalSubstrate
 from bsfg.daemon import failpoints
@@ -38,9 +37,6 @@ from bsfg.substrates.quarantine import FileQuarantine
 from bsfg.transport.access import Access
 from bsfg.transport.resolver import NameResolver
 from bsfg.transport.trust import TrustStore
-
-END_SECONDS_MAX: Final = 5
-"""Once it is to end, it ends: a gateway that is gone can't end it by force."""
 
 
 def main() -> None:
@@ -95,7 +91,7 @@ async def _assemble(
     )
     links = LinkSupervisor(means, reports)
     return LinkWorker(
-        channel, access, clients, links, reports, clock, partial(signal.alarm, END_SECONDS_MAX)
+        channel, access, clients, links, reports, clock, partial(signal.alarm, WORKER_END_SECONDS_MAX)
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
+from bsfg.bootstrap.process import WORKER_END_SECONDS_MAX, WORKER_MODULE
 from bsfg.config.home import Home
 from bsfg.config.load import PEERS_FILE
 from bsfg.config.values import (
@@ -23,6 +26,8 @@ from bsfg.substrates.store_lock import find_holder, try_lock
 from bsfg.transport.access import Access
 from bsfg.transport.notify_route import Attention
 
+WORKERS_SECONDS_MAX: Final = WORKER_END_SECONDS_MAX + 1.0
+CLAIM_TICK_SECONDS: Final = 0.1
 
 @dataclass
 class Zone:
@@ -37,6 +42,8 @@ class Zone:
     attention: Attention
     cut_off: CutOff
     timeline: Timeline
+    lock: int
+    """What :func:`claim` gave."""
 
 
 def epoch_began(zone: Zone, stream: StreamName, old: str | None, new: str, why: str) -> None:
@@ -70,16 +77,21 @@ def tell_differences(zone: Zone, report: Any) -> None:
         zone.journal.error("stream_differs", stream=report.stream, message=report.problem)
 
 
-def claim(home: Home) -> int:
-    """The descriptor that makes this process the home's one gateway until it ends, however that happens.
+async def claim(home: Home) -> int:
+    """The descriptor that makes this process the home's one gateway until it and its workers end, however that happens.
 
-    Taken before anything else: a second gateway would adopt the first one's nats-server, and stop it when it fails.
+    Taken before anything else: a second gateway would adopt the first one's nats-server, and stop it when it fails, and
+    it would write to inbound streams beside the first. Workers that a dead gateway has left are waited for.
     """
     home.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = home.run / "gateway.lock"
-    lock = try_lock(path)
-    if lock is None:
+    waiting_ends = time.monotonic() + WORKERS_SECONDS_MAX
+    while (lock := try_lock(path)) is None:
         holder = find_holder(path)
+        is_left = holder is None or WORKER_MODULE in holder.command
+        if is_left and time.monotonic() < waiting_ends:
+            await asyncio.sleep(CLAIM_TICK_SECONDS)
+            continue
         raise BsfgError(
             Code.CONFIGURATION,
             f"another gateway serves this home: {home.path} is held by process {holder.pid if holder else 'unknown'}",

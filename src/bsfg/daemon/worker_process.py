@@ -62,6 +62,8 @@ class Program:
     command: Sequence[str]
     environment: Callable[[bool], Mapping[str, str]]
     """For the first start, and for every other. Nothing secret is in it."""
+    held: tuple[int, ...] = ()
+    """Descriptors that stay open as long as the worker lives."""
 
 
 @dataclass
@@ -177,7 +179,7 @@ class WorkerProcess:
                 self._process = process = await asyncio.create_subprocess_exec(
                     *self.program.command,
                     str(theirs.fileno()),
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), *self.program.held),
                     env=dict(self.program.environment(self._starts == 0)),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
