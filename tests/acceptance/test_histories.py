@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from nats.js.errors import NotFoundError
 from tests.support.lab_zones import (
     ENTERPRISE,
     LINK,
@@ -404,6 +405,36 @@ async def test_a_lost_link_record_is_made_good_from_the_facts(lab: Lab, accident
     after = lab.level()
     assert (after["epoch"], after["generation"], after["sequence"]) == (row["epoch"], row["generation"], new[-1])
     await checked(lab)
+
+
+@pytest.mark.parametrize("way_out", ["accept-epoch", "rewind"])
+async def test_a_store_that_has_lost_a_link_whole_is_cursor_unknown_and_never_a_new_link(
+    lab: Lab, way_out: str
+) -> None:
+    row = lab.level()
+    lab.plant.kill_gateway()
+    async with lab.plant.nats() as store:
+        jetstream = store.client.jetstream()
+        for info in await jetstream.streams_info():
+            if info.config.name.startswith(inbound_name(0)[:-1]):
+                await jetstream.delete_stream(info.config.name)
+        with suppress(NotFoundError):
+            await jetstream.purge_stream("KV_bsfg_links", subject=RECORD_SUBJECT)
+    publish(lab, 2)
+    lab.plant.start_gateway()
+    up(lab)
+    halt = halted(lab, "cursor_unknown")
+    assert (halt["sequence"], halt["init"]) == (None, None)
+    restart_plant(lab)
+    up(lab)
+    halted(lab, "cursor_unknown")
+    first = lab.enterprise.stream(OPERATIONAL)["first_sequence"]
+    if way_out == "rewind":
+        await rewound(lab, first, "the store was lost")
+    else:
+        answer = decide(lab, "accept-epoch", "--from", "full_backfill", reason="the store was lost")
+        assert answer["start_sequence"] == first
+    assert (await checked(lab))[0] == (row["epoch"], first)
 
 
 # Rewind beside a link that goes on.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import shutil
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import BUCKET_LINKS, StreamName, ZoneId, inbound_physical, link_key, physical, subjects
 from bsfg.ports import Confirmations, ExportedLog, InboundLog
+from bsfg.substrates.begun_links import BegunLinks
 from bsfg.substrates.control import Control
 from bsfg.substrates.generations import JetStreamGenerations
 from bsfg.substrates.jetstream import JetStreamConfirmations, JetStreamExportedLog, JetStreamInboundLog
@@ -19,6 +21,7 @@ from bsfg.substrates.memory import MemoryZone
 from bsfg.substrates.memory_generations import MemoryGenerations
 from bsfg.substrates.memory_stream import raw_header
 from bsfg.substrates.nats_connection import NatsConnection, NatsTarget
+from bsfg.substrates.state_bucket import StateBucket
 
 ZONE = ZoneId("plant-a")
 PEER = ZoneId("enterprise")
@@ -74,6 +77,9 @@ class Store(Protocol):
 
     async def delete_record(self, link: LinkName) -> None: ...
 
+    async def lose_record(self, link: LinkName) -> None:
+        """As if it never was."""
+
 
 class MemoryStore:
     """The in-memory twin."""
@@ -114,6 +120,9 @@ class MemoryStore:
     async def delete_record(self, link: LinkName) -> None:
         self.zone.records.pop(link, None)
 
+    async def lose_record(self, link: LinkName) -> None:
+        self.zone.forget_record(link)
+
 
 class JetStreamStore:
     """The real adapter, against a real server."""
@@ -131,7 +140,10 @@ class JetStreamStore:
         self.exported = JetStreamExportedLog(
             control, connect, durability=lambda: "strict", epoch_began=lambda *words: self.began.append(words)
         )
-        self.inbound = JetStreamInboundLog(control, connect, ZONE, replicas=1, report=self.problems.append)
+        begun = BegunLinks(directory / f"links-{secrets.token_hex(8)}", self.problems.append)
+        self.inbound = JetStreamInboundLog(
+            control, connect, ZONE, replicas=1, report=self.problems.append, begun=begun
+        )
         self.confirmations = JetStreamConfirmations(control, replicas=1, report=self.problems.append)
         self.generations = JetStreamGenerations(
             control, connect, self.inbound, replicas=1, report=self.problems.append
@@ -187,5 +199,8 @@ class JetStreamStore:
     async def delete_record(self, link: LinkName) -> None:
         key = f"$KV.{BUCKET_LINKS}.{link_key(link.peer, link.stream)}"
         await self._hand.request(key, headers=b"KV-Operation: DEL\r\n")
+
+    async def lose_record(self, link: LinkName) -> None:
+        await StateBucket(self.control, BUCKET_LINKS, replicas=1).erase(link_key(link.peer, link.stream))
 
 

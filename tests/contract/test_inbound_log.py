@@ -245,6 +245,31 @@ async def test_a_record_that_is_lost_keeps_a_revision(store: Store, spoilt: byte
     await store.inbound.save_record(LINK, record_at(fence, Cursor(EPOCH, None, None, 0)), position.revision)
 
 
+@pytest.mark.parametrize("has_record", [True, False], ids=["with a record", "with facts"])
+async def test_a_link_that_lost_all_is_told_from_one_that_never_was(store: Store, has_record: bool) -> None:
+    fence = await ready(store)
+    assert not (await store.inbound.locate(LINK)).has_begun
+    if has_record:
+        await store.inbound.save_record(LINK, record_at(fence, Cursor(EPOCH, None, None, 0)))
+    else:
+        await store.inbound.append(LINK, fence, EPOCH, facts(1, 4))
+        assert (await store.inbound.locate(LINK)).has_begun
+    await store.drop(INBOUND)
+    await store.lose_record(LINK)
+    await store.inbound.provision(LINK)
+    position = await store.inbound.locate(LINK)
+    assert (position.fence.local_sequence, position.record, position.revision) == (0, None, 0)
+    assert position.has_begun
+
+
+async def test_a_generation_that_is_being_built_has_a_beginning_of_its_own(store: Store) -> None:
+    fence = await ready(store)
+    await store.inbound.save_record(LINK, record_at(fence, Cursor(EPOCH, None, None, 0)))
+    built = store.generations.inbound.building(2)
+    await built.provision(LINK)
+    assert not (await built.locate(LINK)).has_begun
+
+
 async def test_a_stream_made_again_shows_in_the_fence_beside_the_old_record(store: Store) -> None:
     fence = await store.inbound.append(LINK, await ready(store), EPOCH, facts(1, 4))
     record = record_at(fence, cursor_at(fact(4)))

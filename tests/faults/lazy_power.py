@@ -23,7 +23,7 @@ from bsfg.cli.local_client import route
 
 LINKS: Final = ((PLANT, ENTERPRISE, OPERATIONAL), (ENTERPRISE, PLANT, ORDERS))
 SETTLE_SECONDS: Final = 60.0
-NAMES: Final = ("ahead_of_source", "diverged", "local_reset", "gap", "conflicting_duplicate")
+NAMES: Final = ("ahead_of_source", "diverged", "local_reset", "gap", "conflicting_duplicate", "cursor_unknown")
 """What a link may be halted for after its store, or its peer's, has lost its tail."""
 
 

@@ -69,9 +69,12 @@ class Ledger:
         """A gateway wrote down where an epoch begins: once, but where an operator chose or the store had lost (I21).
 
         Two gateways by mistake have two operators, and what is written stands: by the second choice the epoch has
-        begun. A power cut under lazy may take a young store whole, and with it where it began: the link is a new one.
+        begun. A power cut under lazy may take the record before it is acknowledged: nothing is stored by then.
         """
         known, losses = self.starts.get(epoch), self.tails_lost + self.records_lost
+        is_chosen = known is None or start == known[0] or start in self.accepted.get(epoch, ())
+        if not is_chosen and any(found == epoch for found, _ in self.stored):
+            self.violated("I21", f"{epoch} began at {known and known[0]}, and with facts stored again at {start}")
         if known is None or start in self.accepted.get(epoch, ()) or known[1] != losses:
             self.starts[epoch] = (start, losses)
 

@@ -51,6 +51,8 @@ class ReceiverStore:
         self.revision = 0
         """Another one whenever the record is another one, whoever has changed it."""
         self.kept = Kept()
+        self.has_begun = False
+        """What the gateway has noted outside its store, durably: that the link had a start on record."""
         self.taken_by_hand: set[tuple[str, int]] = set()
         """What was here until an operator took it away."""
         self.is_up = True
@@ -103,7 +105,10 @@ class ReceiverStore:
         """The end of the stream, beside the record as it was read before."""
         fence = Fence(1, str(self.created), self.last_sequence)
         removed = f"messages 1 to {self.purged} were removed" if self.purged else None
-        position = LocalPosition(fence, len(self.stream), None, record, removed=removed, revision=revision)
+        self.has_begun |= record is not None or self.last_sequence > 0
+        position = LocalPosition(
+            fence, len(self.stream), None, record, None, removed, revision, has_begun=self.has_begun
+        )
         if not self.stream:
             return position
         epoch, fact = self.stream[-1]

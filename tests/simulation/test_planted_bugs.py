@@ -99,6 +99,19 @@ def test_a_cached_cursor_that_is_ahead_after_a_power_cut_is_caught() -> None:
     must_be_caught("lost", bsfg.core.link, {"resume": believes_a_newer_record}, cut_the_power)
 
 
+def test_starting_anew_where_the_store_has_lost_all_is_caught() -> None:
+    def forgets_that_it_began(position: LocalPosition) -> Resume | NeedsStart | Halt:
+        return resume(replace(position, has_begun=False))
+
+    def cut_the_power_early(world: World) -> None:
+        """Nothing of the young store is on disk."""
+        world.store.is_strict = False
+        for seconds in range(2, 8):
+            world.mischief(seconds, partial(store_power_cut, world))
+
+    must_be_caught("I21", bsfg.core.link, {"resume": forgets_that_it_began}, cut_the_power_early)
+
+
 def test_appending_without_a_fence_is_caught() -> None:
     take = ReceiverStore.take
 

@@ -237,10 +237,15 @@ class World:
             if self.source.epoch == link.cursor.epoch:
                 self.source.begin_epoch()
             epoch = self.source.epoch
-            start = self.random.choice((max(1, self.source.first_sequence), self.source.last_sequence + 1))
-            self.ledger.accepted.setdefault(epoch, []).append(start)
-            init = Init("full_backfill", None, "accepted", epoch, start, self.sender_clock.now())
-            gateway.driver.tell(StartChosen(init))
+            self._choose_start(gateway, epoch)
+        elif link.halt.reason is HaltReason.CURSOR_UNKNOWN and link.cursor is None:
+            self._choose_start(gateway, self.source.epoch)
+
+    def _choose_start(self, gateway: Gateway, epoch: str) -> None:
+        start = self.random.choice((max(1, self.source.first_sequence), self.source.last_sequence + 1))
+        self.ledger.accepted.setdefault(epoch, []).append(start)
+        init = Init("full_backfill", None, "accepted", epoch, start, self.sender_clock.now())
+        gateway.driver.tell(StartChosen(init))
 
     # The course of a seed.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 
+from bsfg.config.home import Home
 from bsfg.config.values import Durability, EmbeddedSubstrate, ExternalSubstrate, PeerConfig, ZoneConfig
 from bsfg.ports import Clock
+from bsfg.substrates.begun_links import BegunLinks
 from bsfg.substrates.control import Control
 from bsfg.substrates.inbound_log import JetStreamInboundLog
 from bsfg.substrates.inbound_messages import Strategy
@@ -32,6 +34,7 @@ def inbound_log(
     control: Control,
     connect: Callable[[], Awaitable[NatsConnection]],
     report: Callable[[str], None],
+    home: Home,
 ) -> JetStreamInboundLog:
     """The inbound streams, written as the zone's durability and substrate want it."""
     substrate = config.substrate
@@ -43,6 +46,7 @@ def inbound_log(
         report=report,
         strategy=Strategy.PIPELINED if config.durability is Durability.LAZY else Strategy.ATOMIC,
         exclusivity=_exclusivity(substrate),
+        begun=BegunLinks(home.data / "links", report),
     )
 
 

@@ -64,7 +64,7 @@ async def open_store(zone: Zone, stack: AsyncExitStack) -> Store:
         epoch_began=lambda *words: epoch_began(zone, *words),
     )
     stack.callback(exported.close)
-    inbound = inbound_log(zone.configuration.zone, control, connect, report)
+    inbound = inbound_log(zone.configuration.zone, control, connect, report, zone.configuration.paths)
     stack.callback(inbound.close)
     return Store(
         control,

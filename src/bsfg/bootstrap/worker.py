@@ -74,7 +74,8 @@ async def _assemble(
     control.start()
     stack.push_async_callback(control.close)
     connect = partial(NatsConnection.connect, target, name=f"{name}-data")
-    log = inbound_log(config, control, connect, lambda text: journal.warning("substrate_lost", message=text))
+    report = lambda text: journal.warning("substrate_lost", message=text)  # noqa: E731
+    log = inbound_log(config, control, connect, report, home)
     stack.callback(log.close)
     assert orders.trust is not None
     access = Access(TrustStore.from_material(orders.trust), {})

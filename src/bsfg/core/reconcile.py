@@ -93,6 +93,11 @@ def _resume_without_facts(position: LocalPosition, record: LinkRecord | None) ->
             HaltReason.CURSOR_UNKNOWN,
             "the inbound stream is empty, and the link record that said where the link started is lost",
         )
+    if record is None and position.has_begun:
+        return Halt(
+            HaltReason.CURSOR_UNKNOWN,
+            "the link has begun before, and the store holds neither a fact nor a link record of it: it has lost both",
+        )
     if record is None:
         return NeedsStart()
     if record.local_sequence == 0:

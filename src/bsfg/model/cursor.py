@@ -165,7 +165,8 @@ class LocalPosition:
     ``tip`` is the cursor that the stream's last message spells, with ``scanned_through`` equal to its sequence; it is
     None when the stream holds no message. ``foreign`` says that the last message was not written by this gateway,
     ``removed`` that messages are gone which this gateway did not remove (I20). ``revision`` is that of the record, also
-    of one that can't be read or was deleted; 0 where there never was one.
+    of one that can't be read or was deleted; 0 where there never was one. ``has_begun`` is what a witness outside the
+    store knows: that the link had a start on record.
     """
 
     fence: Fence
@@ -175,6 +176,7 @@ class LocalPosition:
     foreign: str | None = None
     removed: str | None = None
     revision: int = 0
+    has_begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)

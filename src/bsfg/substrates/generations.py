@@ -19,7 +19,7 @@ from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import Cursor, Init, LinkName, LinkRecord
 from bsfg.model.fact import digest
 from bsfg.model.moment import NANOSECONDS
-from bsfg.model.names import BUCKET_LINKS, inbound_physical, link_key, parse_stream, parse_zone
+from bsfg.model.names import inbound_physical, link_key, parse_stream, parse_zone
 from bsfg.ports import InboundLog
 from bsfg.substrates.control import Control
 from bsfg.substrates.epochs import write_metadata
@@ -228,10 +228,8 @@ class JetStreamGenerations:
                 raise
 
     async def forget(self, link: LinkName) -> None:
-        """The link record is gone: for a link that is no longer configured and has no generation left."""
-        await StateBucket(self._control, BUCKET_LINKS, replicas=self._replicas).erase(
-            link_key(link.peer, link.stream)
-        )
+        """The link is as one that never was: for one that is no longer configured and has no generation left."""
+        await self.inbound.forget(link)
 
     # Epochs of one generation.
 

@@ -19,6 +19,7 @@ from bsfg.model.names import (
     inbound_subject,
     link_key,
 )
+from bsfg.substrates.begun_links import BegunLinks
 from bsfg.substrates.control import Control
 from bsfg.substrates.inbound_tip import Tip, read_tip
 from bsfg.substrates.jetstream_answers import is_no_message, stored_message
@@ -55,7 +56,7 @@ class JetStreamInboundLog:
     """``ports.InboundLog`` over JetStream. Appends run over a connection for each link, all else over ``control``.
 
     ``report`` is told of link records that can't be read; they count as not there (I8). ``exclusivity`` says whether
-    anybody else can publish to ``in.>`` (design, decision 3).
+    anybody else can publish to ``in.>`` (design, decision 3). ``begun`` remembers which links have begun.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class JetStreamInboundLog:
         report: Report,
         strategy: Strategy = Strategy.ATOMIC,
         exclusivity: Exclusivity = Exclusivity.NONE,
+        begun: BegunLinks | None = None,
     ) -> None:
         self._control = control
         self._connect = connect
@@ -76,6 +78,7 @@ class JetStreamInboundLog:
         self._report = report
         self._strategy = strategy
         self._exclusivity = exclusivity
+        self._begun = begun
         self._records = StateBucket(control, BUCKET_LINKS, replicas=replicas)
         self._record_prefix = ""
         self._built: int | None = None
@@ -89,6 +92,7 @@ class JetStreamInboundLog:
         bound._records = StateBucket(self._control, BUCKET_BUILDS, replicas=self._replicas)
         bound._record_prefix = "record."
         bound._built = generation
+        bound._begun = None
         bound._writers = {}
         return bound
 
@@ -132,15 +136,25 @@ class JetStreamInboundLog:
         name = inbound_physical(link.peer, link.stream, generation)
         found, last = await self._end(name)
         tip = read_tip(last, link, generation) if last is not None else Tip()
+        fence = Fence(generation, found["created"], found["state"]["last_seq"])
         return LocalPosition(
-            fence=Fence(generation, found["created"], found["state"]["last_seq"]),
+            fence=fence,
             messages=found["state"]["messages"],
             tip=tip.cursor,
             record=record,
             foreign=tip.foreign,
             removed=removed_by_others(found),
             revision=revision,
+            has_begun=await self._has_begun(link, record is not None or fence.local_sequence > 0),
         )
+
+    async def _has_begun(self, link: LinkName, is_seen: bool) -> bool:
+        """Whether the link ever had a start on record; what is seen to have begun is noted."""
+        if self._begun is None:
+            return is_seen
+        if is_seen:
+            await self._begun.note(link)
+        return is_seen or await self._begun.has_begun(link)
 
     async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:
         """See ``ports.InboundLog.append``. Several appends of one link may be under way, each behind the other.
@@ -169,7 +183,16 @@ class JetStreamInboundLog:
 
     async def save_record(self, link: LinkName, record: LinkRecord, revision: int | None = None) -> int:
         """See ``ports.InboundLog.save_record``."""
-        return await self._records.put(self._record_key(link), encode_link(record), revision)
+        saved = await self._records.put(self._record_key(link), encode_link(record), revision)
+        if self._begun is not None:
+            await self._begun.note(link)
+        return saved
+
+    async def forget(self, link: LinkName) -> None:
+        """The link is as one that never was: for one that is no longer configured and has no generation left."""
+        await self._records.erase(self._record_key(link))
+        if self._begun is not None:
+            await self._begun.forget(link)
 
     def _writer(self, link: LinkName, generation: int) -> _Writer:
         held = self._writers.get(link)

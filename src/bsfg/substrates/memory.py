@@ -68,6 +68,8 @@ class MemoryZone:
         self._last_created = 0
         self.records: dict[LinkName, bytes] = {}
         """The stored link records, as bytes, so that a test can spoil or delete them."""
+        self._begun: set[LinkName] = set()
+        """Links that had a record; what happens to the store from outside does not reach this."""
         self._revisions: dict[LinkName, tuple[bytes | None, int]] = {}
         """The record as it was last seen, and its revision."""
         self._build_records: dict[LinkName, bytes] = {}
@@ -182,6 +184,7 @@ class MemoryZone:
         """The same store bound to a generation that is being built, with a link record of its own."""
         bound = copy.copy(self)
         bound.records, bound._revisions, bound._built = self._build_records, self._build_revisions, generation
+        bound._begun = set()
         return bound
 
     async def in_force(self, link: LinkName) -> int | None:
@@ -211,6 +214,8 @@ class MemoryZone:
             raise BsfgError(Code.NOT_FOUND, f"link {link}: it has no inbound stream")
         log = self.stream(inbound_physical(link.peer, link.stream, generation))
         tip = read_tip(log.last, link, generation) if log.last else Tip()
+        if record is not None or log.last_sequence > 0:
+            self._begun.add(link)
         return LocalPosition(
             fence=Fence(generation, log.created, log.last_sequence),
             messages=len(log.messages),
@@ -219,6 +224,7 @@ class MemoryZone:
             foreign=tip.foreign,
             removed=log.removed,
             revision=self._revision(link),
+            has_begun=link in self._begun,
         )
 
     async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:
@@ -241,7 +247,13 @@ class MemoryZone:
         if revision is not None and revision != self._revision(link):
             raise Fenced(f"link record of {link}: its revision is {self._revision(link)}, not {revision}")
         self.records[link] = encode_link(record)
+        self._begun.add(link)
         return self._revision(link)
+
+    async def forget(self, link: LinkName) -> None:
+        """The link is as one that never was."""
+        self.forget_record(link)
+        self._begun.discard(link)
 
     # Parts of the above.
 

@@ -84,8 +84,8 @@ class MemoryGenerations:
             self.inbound.drop(inbound_physical(link.peer, link.stream, generation))
 
     async def forget(self, link: LinkName) -> None:
-        """The link record is gone as if it never was."""
-        self.inbound.forget_record(link)
+        """The link is as one that never was."""
+        await self.inbound.forget(link)
 
     # Epochs of one generation.
 

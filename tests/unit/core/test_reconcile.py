@@ -64,6 +64,14 @@ def test_a_link_that_never_was_needs_a_start_and_one_that_resolved_it_does_not()
     assert resume(replace(EMPTY, record=resolved)) == Resume(resolved.cursor, INIT, ())
 
 
+def test_a_link_that_is_known_to_have_begun_never_starts_anew() -> None:
+    verdict = resume(replace(EMPTY, has_begun=True))
+    assert isinstance(verdict, Halt) and verdict.reason is HaltReason.CURSOR_UNKNOWN
+    assert "it has lost both" in verdict.message
+    resolved = LinkRecord(1, "T1", 0, Cursor("e1", None, None, 11), INIT)
+    assert resume(replace(EMPTY, record=resolved, has_begun=True)) == Resume(resolved.cursor, INIT, ())
+
+
 def test_a_stream_that_lost_all_of_its_facts_goes_back_to_its_resolved_start() -> None:
     assert resume(replace(EMPTY, record=RECORD)) == Resume(Cursor("e1", None, None, 11), INIT, GAPS)
     verdict = resume(replace(EMPTY, record=replace(RECORD, init=None)))
