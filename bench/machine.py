@@ -15,6 +15,10 @@ from bench import native, postgres
 
 SYNCS: Final = 300
 WRITE_BYTES: Final = 600
+PIECES: Final = 500
+PIECE_STEPS: Final = 10_000
+"""About a millisecond of arithmetic."""
+TICK_SECONDS: Final = 0.01
 
 
 def describe(folder: Path) -> list[str]:
@@ -23,11 +27,30 @@ def describe(folder: Path) -> list[str]:
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, load {os.getloadavg()[0]:.1f} before the first run",
         f"{os.cpu_count()} cores, {_processor()}, {_memory_gib():.0f} GiB, {platform.system()} {platform.release()}",
         f"stores in {folder} ({_file_system(folder)}): {syncs_per_second(folder):,.0f} writes with fsync a second",
+        _steadiness(),
         f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}, {_nats_server()}",
     ]
     if (programs := postgres.programs()) is not None:
         lines.append(postgres.version(programs))
     return lines
+
+
+def _steadiness() -> str:
+    """How evenly the machine works when it has nothing else to do: where it stalls, so does every latency."""
+    times = sorted(map(_piece_seconds, range(PIECES)))
+    middle, late, longest = (times[int(PIECES * share)] * 1e3 for share in (0.5, 0.99, 1 - 1 / PIECES))
+    return (
+        f"the same piece of arithmetic, {PIECES} times: {middle:.2f} ms at the median, {late:.2f} ms at the 99th"
+        f" percentile, {longest:.2f} ms at most"
+    )
+
+
+def _piece_seconds(_: int) -> float:
+    began = time.perf_counter()
+    sum(number * number % 7 for number in range(PIECE_STEPS))
+    seconds = time.perf_counter() - began
+    time.sleep(max(0.0, TICK_SECONDS - seconds))
+    return seconds
 
 
 def syncs_per_second(folder: Path) -> float:
