@@ -407,12 +407,8 @@ async def test_a_lost_link_record_is_made_good_from_the_facts(lab: Lab, accident
     await checked(lab)
 
 
-@pytest.mark.parametrize("way_out", ["accept-epoch", "rewind"])
-async def test_a_store_that_has_lost_a_link_whole_is_cursor_unknown_and_never_a_new_link(
-    lab: Lab, way_out: str
-) -> None:
-    row = lab.level()
-    lab.plant.kill_gateway()
+async def lose_the_link(lab: Lab) -> None:
+    """plant-a's store has nothing of the link any more, as if it had never been."""
     async with lab.plant.nats() as store:
         jetstream = store.client.jetstream()
         for info in await jetstream.streams_info():
@@ -420,6 +416,34 @@ async def test_a_store_that_has_lost_a_link_whole_is_cursor_unknown_and_never_a_
                 await jetstream.delete_stream(info.config.name)
         with suppress(NotFoundError):
             await jetstream.purge_stream("KV_bsfg_links", subject=RECORD_SUBJECT)
+
+
+async def test_a_link_that_its_store_has_lost_whole_goes_back_to_where_it_began(lab: Lab) -> None:
+    first = lab.enterprise.stream(OPERATIONAL)["first_sequence"]
+    await rewound(lab, first, "so that it is known where it began")
+    before = lab.level()
+    lab.plant.kill_gateway()
+    await lose_the_link(lab)
+    publish(lab, 2)
+    anew = ENTRY.replace("bounded_backfill_24h", "start_now") + "    justification: what lies between is not wanted\n"
+    with lab.plant.changed(lab.plant.paths.cursors_file, (ENTRY, anew)):
+        lab.plant.start_gateway()
+        up(lab)
+        publish(lab, 2)
+        after = lab.level()
+    lab.plant.ask("config", "reload")
+    assert after["init"] == before["init"]
+    assert (await checked(lab))[0] == (before["epoch"], first)
+
+
+@pytest.mark.parametrize("way_out", ["accept-epoch", "rewind"])
+async def test_where_nothing_says_where_it_began_it_is_cursor_unknown_and_never_a_new_link(
+    lab: Lab, way_out: str
+) -> None:
+    row = lab.level()
+    lab.plant.kill_gateway()
+    await lose_the_link(lab)
+    (lab.plant.home / "data" / "links" / f"{ENTERPRISE}.{OPERATIONAL}.json").write_bytes(b"")
     publish(lab, 2)
     lab.plant.start_gateway()
     up(lab)

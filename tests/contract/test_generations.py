@@ -108,7 +108,7 @@ async def test_a_link_that_is_forgotten_is_as_new(store: Store) -> None:
     await store.inbound.save_record(LINK, record_at(fence, Cursor(EPOCH, None, None, 0)))
     await store.generations.forget(LINK)
     position = await store.inbound.locate(LINK)
-    assert (position.record, position.revision, position.has_begun) == (None, 0, False)
+    assert (position.record, position.revision, position.begun) == (None, 0, None)
     await store.generations.forget(LINK)
 
 

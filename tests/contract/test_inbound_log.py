@@ -9,7 +9,7 @@ import pytest
 from tests.contract.stores import INBOUND, LINK, LOCAL, PEER, STREAM, SUBJECT, Store
 
 from bsfg.errors import BsfgError, Code, Fenced, StoreFull
-from bsfg.model.cursor import Cursor, Fence, Gap, Init, LinkRecord
+from bsfg.model.cursor import Begun, Cursor, Fence, Gap, Init, LinkRecord
 from bsfg.model.fact import Fact, Origin, digest
 from bsfg.model.page import PageLimits
 
@@ -248,18 +248,20 @@ async def test_a_record_that_is_lost_keeps_a_revision(store: Store, spoilt: byte
 @pytest.mark.parametrize("has_record", [True, False], ids=["with a record", "with facts"])
 async def test_a_link_that_lost_all_is_told_from_one_that_never_was(store: Store, has_record: bool) -> None:
     fence = await ready(store)
-    assert not (await store.inbound.locate(LINK)).has_begun
+    assert (await store.inbound.locate(LINK)).begun is None
+    record = record_at(fence, Cursor(EPOCH, None, None, 0))
     if has_record:
-        await store.inbound.save_record(LINK, record_at(fence, Cursor(EPOCH, None, None, 0)))
+        await store.inbound.save_record(LINK, record)
+        await store.inbound.save_record(LINK, replace(record, init=None))
     else:
         await store.inbound.append(LINK, fence, EPOCH, facts(1, 4))
-        assert (await store.inbound.locate(LINK)).has_begun
+        assert (await store.inbound.locate(LINK)).begun == Begun(None)
     await store.drop(INBOUND)
     await store.lose_record(LINK)
     await store.inbound.provision(LINK)
     position = await store.inbound.locate(LINK)
     assert (position.fence.local_sequence, position.record, position.revision) == (0, None, 0)
-    assert position.has_begun
+    assert position.begun == Begun(record.init if has_record else None)
 
 
 async def test_a_generation_that_is_being_built_has_a_beginning_of_its_own(store: Store) -> None:
@@ -267,7 +269,7 @@ async def test_a_generation_that_is_being_built_has_a_beginning_of_its_own(store
     await store.inbound.save_record(LINK, record_at(fence, Cursor(EPOCH, None, None, 0)))
     built = store.generations.inbound.building(2)
     await built.provision(LINK)
-    assert not (await built.locate(LINK)).has_begun
+    assert (await built.locate(LINK)).begun is None
 
 
 async def test_a_stream_made_again_shows_in_the_fence_beside_the_old_record(store: Store) -> None:

@@ -38,8 +38,6 @@ def store_power_cut(world: World) -> bool:
     record = world.store.record
     world.store.lose_power()
     world.is_record_damaged |= world.store.record is not record
-    if world.store.record is None:
-        world.excuses.add(HaltReason.CURSOR_UNKNOWN)
     if world.random.random() >= GATEWAY_ELSEWHERE_SHARE:
         for gateway in list(world.gateways):
             world.kill(gateway)

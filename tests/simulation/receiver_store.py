@@ -15,7 +15,7 @@ from tests.simulation.ledger import Ledger
 from tests.simulation.source_store import OVERSIZED
 
 from bsfg.errors import BsfgError, Code, Fenced, StoreFull
-from bsfg.model.cursor import Cursor, Fence, LinkRecord, LocalPosition
+from bsfg.model.cursor import Begun, Cursor, Fence, LinkRecord, LocalPosition
 from bsfg.model.fact import Fact, digest
 
 FOREIGN = ("foreign", Fact(0, "foreign", 0, b"", b""))
@@ -51,8 +51,8 @@ class ReceiverStore:
         self.revision = 0
         """Another one whenever the record is another one, whoever has changed it."""
         self.kept = Kept()
-        self.has_begun = False
-        """What the gateway has noted outside its store, durably: that the link had a start on record."""
+        self.begun: Begun | None = None
+        """What the gateway has noted outside its store, durably."""
         self.taken_by_hand: set[tuple[str, int]] = set()
         """What was here until an operator took it away."""
         self.is_up = True
@@ -105,9 +105,10 @@ class ReceiverStore:
         """The end of the stream, beside the record as it was read before."""
         fence = Fence(1, str(self.created), self.last_sequence)
         removed = f"messages 1 to {self.purged} were removed" if self.purged else None
-        self.has_begun |= record is not None or self.last_sequence > 0
+        if record is not None or self.last_sequence:
+            self.note_begun(record)
         position = LocalPosition(
-            fence, len(self.stream), None, record, None, removed, revision, has_begun=self.has_begun
+            fence, len(self.stream), None, record, None, removed, revision, self.begun
         )
         if not self.stream:
             return position
@@ -125,6 +126,11 @@ class ReceiverStore:
         if self.is_strict:
             self.sync_record()
         return self.revision
+
+    def note_begun(self, record: LinkRecord | None) -> None:
+        init = record.init if record is not None else None
+        if init is not None or self.begun is None:
+            self.begun = Begun(init)
 
     def put_record(self, record: LinkRecord | None) -> None:
         self.record = record

@@ -62,7 +62,7 @@ class StoreConnection:
             await self._timed_out()
         await self._travel()
         await self.gateway.step("record answered")
-        self.store.has_begun = True
+        self.store.note_begun(record)
         return saved
 
     async def put(self, link: LinkName, epoch: str, fact: Fact) -> None:

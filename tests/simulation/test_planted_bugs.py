@@ -101,7 +101,7 @@ def test_a_cached_cursor_that_is_ahead_after_a_power_cut_is_caught() -> None:
 
 def test_starting_anew_where_the_store_has_lost_all_is_caught() -> None:
     def forgets_that_it_began(position: LocalPosition) -> Resume | NeedsStart | Halt:
-        return resume(replace(position, has_begun=False))
+        return resume(replace(position, begun=None))
 
     def cut_the_power_early(world: World) -> None:
         """Nothing of the young store is on disk."""

@@ -88,24 +88,23 @@ def _resume_without_facts(position: LocalPosition, record: LinkRecord | None) ->
             HaltReason.LOCAL_RESET,
             f"the inbound stream holds no fact but has held {position.fence.local_sequence}: it was emptied by hand",
         )
-    if record is None and position.revision > 0:
-        return Halt(
-            HaltReason.CURSOR_UNKNOWN,
-            "the inbound stream is empty, and the link record that said where the link started is lost",
-        )
-    if record is None and position.has_begun:
-        return Halt(
-            HaltReason.CURSOR_UNKNOWN,
-            "the link has begun before, and the store holds neither a fact nor a link record of it: it has lost both",
-        )
-    if record is None:
+    if record is None and position.revision == 0 and position.begun is None:
         return NeedsStart()
-    if record.local_sequence == 0:
+    if record is not None and record.local_sequence == 0:
         return Resume(record.cursor, record.init, record.gaps)
-    if record.init is None:
+    init = _resolved(position, record)
+    if init is None:
         return Halt(
             HaltReason.CURSOR_UNKNOWN,
-            "the inbound stream is empty and the link record does not say where the link started",
+            "the inbound stream is empty, and nothing says any more where the link started",
         )
-    start = Cursor(record.init.epoch, None, None, record.init.start_sequence - 1)
-    return Resume(start, record.init, record.gaps)
+    # All that was here is lost: from the resolved start on it is fetched once more.
+    start = Cursor(init.epoch, None, None, init.start_sequence - 1)
+    return Resume(start, init, record.gaps if record is not None else ())
+
+
+def _resolved(position: LocalPosition, record: LinkRecord | None) -> Init | None:
+    """Where the link started, by its record or by what is known beside the store."""
+    if record is not None:
+        return record.init
+    return position.begun.init if position.begun is not None else None

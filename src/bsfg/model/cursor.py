@@ -125,6 +125,14 @@ class Init:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """What is known outside the store of a link that had a start on record."""
+
+    init: Init | None
+    """None where its record did not say, or nobody knows any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """Facts that the sender no longer has and that we never got: both ends included."""
 
@@ -165,8 +173,8 @@ class LocalPosition:
     ``tip`` is the cursor that the stream's last message spells, with ``scanned_through`` equal to its sequence; it is
     None when the stream holds no message. ``foreign`` says that the last message was not written by this gateway,
     ``removed`` that messages are gone which this gateway did not remove (I20). ``revision`` is that of the record, also
-    of one that can't be read or was deleted; 0 where there never was one. ``has_begun`` is what a witness outside the
-    store knows: that the link had a start on record.
+    of one that can't be read or was deleted; 0 where there never was one. ``begun`` is None for a link that never had
+    a start on record.
     """
 
     fence: Fence
@@ -176,7 +184,7 @@ class LocalPosition:
     foreign: str | None = None
     removed: str | None = None
     revision: int = 0
-    has_begun: bool = False
+    begun: Begun | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Which links have begun, told by files beside the store (I8, I21).
+"""Where each link began, told by files beside the store (I8, I21).
 
 A store that has lost a link's inbound stream and its record whole, as a power cut can under ``lazy``, looks as if the
-link had never been. ``data/links/<peer>.<stream>`` is there from when the link's start is on record until the link is
-forgotten.
+link had never been. ``data/links/<peer>.<stream>.json`` says where it began, from when that is on record until the
+link is forgotten.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bsfg.errors import SubstrateUnavailable
-from bsfg.model.cursor import LinkName
+from bsfg.model.cursor import Begun, Init, LinkName
 from bsfg.model.names import link_key
 from bsfg.substrates.private_files import private_folder, replace_private, sync_folder
+from bsfg.substrates.stored_records import decode_begun, encode_begun
 
 Report = Callable[[str], None]
 
@@ -23,49 +24,59 @@ class BegunLinks:
     """The files in one folder, which is made when the first link begins."""
 
     def __init__(self, folder: Path, report: Report) -> None:
-        """``report`` is told of a file that can't be written; it is tried again whenever the link is looked at."""
+        """``report`` is told of a file that can't be written, which is tried again whenever the link is looked at, and
+        of one that can't be understood."""
         self._folder = folder
         self._report = report
-        self._known: set[LinkName] = set()
+        self._known: dict[LinkName, Begun] = {}
 
-    async def has_begun(self, link: LinkName) -> bool:
-        """Whether the link was noted and not forgotten; ``SubstrateUnavailable`` if that can't be seen."""
-        file = self._file(link)
-        try:
-            return link in self._known or await asyncio.to_thread(file.exists)
-        except OSError as error:
-            raise SubstrateUnavailable(f"link {link}: looking for {file}: {error.strerror}") from error
-
-    async def note(self, link: LinkName) -> None:
-        """The link has begun, durably on return, unless that was reported to fail."""
+    async def read(self, link: LinkName) -> Begun | None:
+        """What was noted last; None where nothing was. ``SubstrateUnavailable`` if that can't be seen."""
         if link in self._known:
-            return
+            return self._known[link]
         file = self._file(link)
         try:
-            await asyncio.to_thread(self._note, file)
+            begun = decode_begun(await asyncio.to_thread(file.read_bytes))
+        except FileNotFoundError:
+            return None
         except OSError as error:
-            self._report(f"link {link}: that it has begun can't be written to {file}: {error.strerror}")
+            raise SubstrateUnavailable(f"link {link}: reading {file}: {error.strerror}") from error
+        except ValueError as error:
+            self._report(f"link {link}: where it began can't be read from {file}: {error}")
+            begun = Begun(None)
+        self._known[link] = begun
+        return begun
+
+    async def note(self, link: LinkName, init: Init | None) -> None:
+        """The link has begun so, durably on return unless that was reported to fail; None leaves what is known."""
+        known = await self.read(link)
+        if known is not None and (init is None or init == known.init):
+            return
+        begun, file = Begun(init), self._file(link)
+        try:
+            await asyncio.to_thread(self._write, file, encode_begun(begun))
+        except OSError as error:
+            self._report(f"link {link}: where it began can't be written to {file}: {error.strerror}")
         else:
-            self._known.add(link)
+            self._known[link] = begun
 
     async def forget(self, link: LinkName) -> None:
         """The link is as one that never began, durably on return; ``SubstrateUnavailable`` where that fails."""
-        self._known.discard(link)
+        self._known.pop(link, None)
         file = self._file(link)
         try:
-            await asyncio.to_thread(self._forget, file)
+            await asyncio.to_thread(self._remove, file)
         except OSError as error:
             raise SubstrateUnavailable(f"link {link}: removing {file}: {error.strerror}") from error
 
     def _file(self, link: LinkName) -> Path:
-        return self._folder / link_key(link.peer, link.stream)
+        return self._folder / f"{link_key(link.peer, link.stream)}.json"
 
-    def _note(self, file: Path) -> None:
-        if not file.exists():
-            private_folder(self._folder)
-            replace_private(file, b"")
+    def _write(self, file: Path, content: bytes) -> None:
+        private_folder(self._folder)
+        replace_private(file, content)
 
-    def _forget(self, file: Path) -> None:
+    def _remove(self, file: Path) -> None:
         if file.exists():
             file.unlink(missing_ok=True)
             sync_folder(self._folder)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bsfg.errors import BsfgError, Code, Fenced, SubstrateUnavailable
-from bsfg.model.cursor import Fence, LinkName, LinkRecord, LocalPosition
+from bsfg.model.cursor import Begun, Fence, LinkName, LinkRecord, LocalPosition
 from bsfg.model.fact import Fact
 from bsfg.model.names import (
     BUCKET_LINKS,
@@ -56,7 +56,7 @@ class JetStreamInboundLog:
     """``ports.InboundLog`` over JetStream. Appends run over a connection for each link, all else over ``control``.
 
     ``report`` is told of link records that can't be read; they count as not there (I8). ``exclusivity`` says whether
-    anybody else can publish to ``in.>`` (design, decision 3). ``begun`` remembers which links have begun.
+    anybody else can publish to ``in.>`` (design, decision 3). ``begun`` remembers where links began.
     """
 
     def __init__(
@@ -145,16 +145,16 @@ class JetStreamInboundLog:
             foreign=tip.foreign,
             removed=removed_by_others(found),
             revision=revision,
-            has_begun=await self._has_begun(link, record is not None or fence.local_sequence > 0),
+            begun=await self._read_begun(link, record, is_empty=fence.local_sequence == 0),
         )
 
-    async def _has_begun(self, link: LinkName, is_seen: bool) -> bool:
-        """Whether the link ever had a start on record; what is seen to have begun is noted."""
+    async def _read_begun(self, link: LinkName, record: LinkRecord | None, *, is_empty: bool) -> Begun | None:
+        """What is known of the link's beginning; what the store itself shows of it is noted."""
         if self._begun is None:
-            return is_seen
-        if is_seen:
-            await self._begun.note(link)
-        return is_seen or await self._begun.has_begun(link)
+            return None
+        if record is not None or not is_empty:
+            await self._begun.note(link, record.init if record else None)
+        return await self._begun.read(link)
 
     async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:
         """See ``ports.InboundLog.append``. Several appends of one link may be under way, each behind the other.
@@ -185,7 +185,7 @@ class JetStreamInboundLog:
         """See ``ports.InboundLog.save_record``."""
         saved = await self._records.put(self._record_key(link), encode_link(record), revision)
         if self._begun is not None:
-            await self._begun.note(link)
+            await self._begun.note(link, record.init)
         return saved
 
     async def forget(self, link: LinkName) -> None:

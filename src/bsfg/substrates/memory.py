@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 from bsfg.errors import BsfgError, Code, Fenced
-from bsfg.model.cursor import Fence, InitMode, LinkName, LinkRecord, LocalPosition, StartKind
+from bsfg.model.cursor import Begun, Fence, Init, InitMode, LinkName, LinkRecord, LocalPosition, StartKind
 from bsfg.model.fact import ORIGIN_HEADER, Fact, Origin, inbound_block, is_allowed_block
 from bsfg.model.moment import format_time
 from bsfg.model.names import (
@@ -68,8 +68,8 @@ class MemoryZone:
         self._last_created = 0
         self.records: dict[LinkName, bytes] = {}
         """The stored link records, as bytes, so that a test can spoil or delete them."""
-        self._begun: set[LinkName] = set()
-        """Links that had a record; what happens to the store from outside does not reach this."""
+        self._begun: dict[LinkName, Begun] = {}
+        """Where links began; what happens to the store from outside does not reach this."""
         self._revisions: dict[LinkName, tuple[bytes | None, int]] = {}
         """The record as it was last seen, and its revision."""
         self._build_records: dict[LinkName, bytes] = {}
@@ -184,7 +184,7 @@ class MemoryZone:
         """The same store bound to a generation that is being built, with a link record of its own."""
         bound = copy.copy(self)
         bound.records, bound._revisions, bound._built = self._build_records, self._build_revisions, generation
-        bound._begun = set()
+        bound._begun = {}
         return bound
 
     async def in_force(self, link: LinkName) -> int | None:
@@ -215,7 +215,7 @@ class MemoryZone:
         log = self.stream(inbound_physical(link.peer, link.stream, generation))
         tip = read_tip(log.last, link, generation) if log.last else Tip()
         if record is not None or log.last_sequence > 0:
-            self._begun.add(link)
+            self._note_begun(link, record.init if record else None)
         return LocalPosition(
             fence=Fence(generation, log.created, log.last_sequence),
             messages=len(log.messages),
@@ -224,7 +224,7 @@ class MemoryZone:
             foreign=tip.foreign,
             removed=log.removed,
             revision=self._revision(link),
-            has_begun=link in self._begun,
+            begun=self._begun.get(link),
         )
 
     async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:
@@ -247,15 +247,19 @@ class MemoryZone:
         if revision is not None and revision != self._revision(link):
             raise Fenced(f"link record of {link}: its revision is {self._revision(link)}, not {revision}")
         self.records[link] = encode_link(record)
-        self._begun.add(link)
+        self._note_begun(link, record.init)
         return self._revision(link)
 
     async def forget(self, link: LinkName) -> None:
         """The link is as one that never was."""
         self.forget_record(link)
-        self._begun.discard(link)
+        self._begun.pop(link, None)
 
     # Parts of the above.
+
+    def _note_begun(self, link: LinkName, init: Init | None) -> None:
+        if init is not None or link not in self._begun:
+            self._begun[link] = Begun(init)
 
     def _create(self, name: str, max_bytes: int | None) -> MemoryStream:
         self._last_created = max(self._clock.now(), self._last_created + 1)

@@ -1,4 +1,4 @@
-"""The JSON of what BSFG keeps in key-value buckets: link records and confirms, each with the version of its form."""
+"""The JSON of what BSFG keeps of links and confirms, in buckets and in files, each with the version of its form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from bsfg.model.cursor import Cursor, LinkRecord
+from bsfg.model.cursor import Begun, Cursor, Init, LinkRecord
 from bsfg.ports import Confirmed
 
 VERSION: Final = 1
@@ -22,6 +22,11 @@ class _StoredConfirm(msgspec.Struct):
     confirmed: Confirmed
 
 
+class _StoredBegun(msgspec.Struct):
+    version: Literal[1]
+    init: Init | None
+
+
 def encode_link(record: LinkRecord) -> bytes:
     return msgspec.json.encode(_StoredLink(VERSION, record))
 
@@ -33,6 +38,18 @@ def decode_link(value: bytes) -> LinkRecord:
     if record.generation < 1 or record.local_sequence < 0:
         raise ValueError("a generation below 1 or a negative sequence")
     return record
+
+
+def encode_begun(begun: Begun) -> bytes:
+    return msgspec.json.encode(_StoredBegun(VERSION, begun.init))
+
+
+def decode_begun(value: bytes) -> Begun:
+    """Where a link began; ValueError says why the value is none that we can believe."""
+    init = msgspec.json.decode(value, type=_StoredBegun).init
+    if init is not None and init.start_sequence < 1:
+        raise ValueError("a start below 1")
+    return Begun(init)
 
 
 def encode_confirm(confirmed: Confirmed) -> bytes:

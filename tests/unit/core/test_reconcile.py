@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bsfg.core.reconcile import Halt, NeedsStart, Resume, resume
-from bsfg.model.cursor import Cursor, Fence, Gap, HaltReason, Init, LinkRecord, LocalPosition
+from bsfg.model.cursor import Begun, Cursor, Fence, Gap, HaltReason, Init, LinkRecord, LocalPosition
 
 FENCE = Fence(1, "T1", 9)
 TIP = Cursor("e1", 20, "d20", 20)
@@ -64,12 +64,14 @@ def test_a_link_that_never_was_needs_a_start_and_one_that_resolved_it_does_not()
     assert resume(replace(EMPTY, record=resolved)) == Resume(resolved.cursor, INIT, ())
 
 
-def test_a_link_that_is_known_to_have_begun_never_starts_anew() -> None:
-    verdict = resume(replace(EMPTY, has_begun=True))
+@pytest.mark.parametrize("revision", [0, 3])
+def test_a_link_whose_store_lost_all_begins_where_it_began_and_never_anew(revision: int) -> None:
+    lost = replace(EMPTY, begun=Begun(INIT), revision=revision)
+    assert resume(lost) == Resume(Cursor("e1", None, None, 11), INIT, ())
+    verdict = resume(replace(lost, begun=Begun(None)))
     assert isinstance(verdict, Halt) and verdict.reason is HaltReason.CURSOR_UNKNOWN
-    assert "it has lost both" in verdict.message
-    resolved = LinkRecord(1, "T1", 0, Cursor("e1", None, None, 11), INIT)
-    assert resume(replace(EMPTY, record=resolved, has_begun=True)) == Resume(resolved.cursor, INIT, ())
+    resolved = LinkRecord(1, "T1", 0, Cursor("e1", None, None, 14), INIT)
+    assert resume(replace(lost, record=resolved)) == Resume(resolved.cursor, INIT, ())
 
 
 def test_a_stream_that_lost_all_of_its_facts_goes_back_to_its_resolved_start() -> None:
