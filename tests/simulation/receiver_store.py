@@ -105,11 +105,11 @@ class ReceiverStore:
         """The end of the stream, beside the record as it was read before."""
         fence = Fence(1, str(self.created), self.last_sequence)
         removed = f"messages 1 to {self.purged} were removed" if self.purged else None
+        begun = self.begun
         if record is not None or self.last_sequence:
             self.note_begun(record)
-        position = LocalPosition(
-            fence, len(self.stream), None, record, None, removed, revision, self.begun
-        )
+            begun = None
+        position = LocalPosition(fence, len(self.stream), None, record, None, removed, revision, begun)
         if not self.stream:
             return position
         epoch, fact = self.stream[-1]

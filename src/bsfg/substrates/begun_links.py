@@ -28,41 +28,41 @@ class BegunLinks:
         of one that can't be understood."""
         self._folder = folder
         self._report = report
-        self._known: dict[LinkName, Begun] = {}
+        self._noted: dict[LinkName, Init | None] = {}
 
     async def read(self, link: LinkName) -> Begun | None:
         """What was noted last; None where nothing was. ``SubstrateUnavailable`` if that can't be seen."""
-        if link in self._known:
-            return self._known[link]
         file = self._file(link)
         try:
-            begun = decode_begun(await asyncio.to_thread(file.read_bytes))
+            return decode_begun(await asyncio.to_thread(file.read_bytes))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise SubstrateUnavailable(f"link {link}: reading {file}: {error.strerror}") from error
         except ValueError as error:
             self._report(f"link {link}: where it began can't be read from {file}: {error}")
-            begun = Begun(None)
-        self._known[link] = begun
-        return begun
+            return Begun(None)
 
     async def note(self, link: LinkName, init: Init | None) -> None:
         """The link has begun so, durably on return unless that was reported to fail; None leaves what is known."""
-        known = await self.read(link)
-        if known is not None and (init is None or init == known.init):
+        if link in self._noted and (init is None or init == self._noted[link]):
             return
-        begun, file = Begun(init), self._file(link)
+        file = self._file(link)
         try:
-            await asyncio.to_thread(self._write, file, encode_begun(begun))
+            known = await self.read(link)
+            if known is None or (init is not None and init != known.init):
+                known = Begun(init)
+                await asyncio.to_thread(self._write, file, encode_begun(known))
+        except SubstrateUnavailable as error:
+            self._report(error.message)
         except OSError as error:
             self._report(f"link {link}: where it began can't be written to {file}: {error.strerror}")
         else:
-            self._known[link] = begun
+            self._noted[link] = known.init
 
     async def forget(self, link: LinkName) -> None:
         """The link is as one that never began, durably on return; ``SubstrateUnavailable`` where that fails."""
-        self._known.pop(link, None)
+        self._noted.pop(link, None)
         file = self._file(link)
         try:
             await asyncio.to_thread(self._remove, file)

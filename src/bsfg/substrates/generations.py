@@ -135,7 +135,6 @@ class JetStreamGenerations:
     ) -> None:
         self._control = control
         self._connect = connect
-        self._replicas = replicas
         self._bucket = StateBucket(control, BUCKET_BUILDS, replicas=replicas)
         self._report = report
         self.inbound = inbound

@@ -149,12 +149,13 @@ class JetStreamInboundLog:
         )
 
     async def _read_begun(self, link: LinkName, record: LinkRecord | None, *, is_empty: bool) -> Begun | None:
-        """What is known of the link's beginning; what the store itself shows of it is noted."""
+        """What is known beside a store that shows nothing; what the store does show of the beginning is noted."""
         if self._begun is None:
             return None
-        if record is not None or not is_empty:
-            await self._begun.note(link, record.init if record else None)
-        return await self._begun.read(link)
+        if record is None and is_empty:
+            return await self._begun.read(link)
+        await self._begun.note(link, record.init if record else None)
+        return None
 
     async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:
         """See ``ports.InboundLog.append``. Several appends of one link may be under way, each behind the other.

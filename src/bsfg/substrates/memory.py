@@ -224,7 +224,7 @@ class MemoryZone:
             foreign=tip.foreign,
             removed=log.removed,
             revision=self._revision(link),
-            begun=self._begun.get(link),
+            begun=self._begun.get(link) if record is None and not log.last_sequence else None,
         )
 
     async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:

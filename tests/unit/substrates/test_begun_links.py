@@ -29,8 +29,10 @@ async def test_a_link_has_begun_from_its_note_until_it_is_forgotten(tmp_path: Pa
     assert {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()} == {FILE: 0o600}
     later = BegunLinks(folder, told.append)
     assert (await later.read(LINK), await later.read(OTHER)) == (Begun(INIT), None)
-    await later.forget(LINK)
+    await begun.forget(LINK)
     assert await later.read(LINK) is None and not list(folder.iterdir())
+    await begun.note(LINK, INIT)
+    assert await later.read(LINK) == Begun(INIT)
     assert told == []
 
 
@@ -79,13 +81,16 @@ async def test_a_note_that_fails_is_told_and_made_later(tmp_path: Path, monkeypa
 async def test_what_can_not_be_seen_is_not_taken_for_a_new_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = BegunLinks(tmp_path, lambda _: None)
+    told = list[str]()
+    begun = BegunLinks(tmp_path, told.append)
 
     def broken(_path: Path) -> bytes:
         raise OSError(errno.EIO, "input/output error")
 
     monkeypatch.setattr(Path, "read_bytes", broken)
     monkeypatch.setattr(Path, "exists", broken)
-    for look in (begun.read(LINK), begun.note(LINK, INIT), begun.forget(LINK)):
+    for look in (begun.read(LINK), begun.forget(LINK)):
         with pytest.raises(SubstrateUnavailable, match=r"enterprise/facts\.operational.*input/output error"):
             await look
+    await begun.note(LINK, INIT)
+    assert len(told) == 1 and "input/output error" in told[0], "what the store shows needs no second witness"
