@@ -22,7 +22,7 @@ from bsfg.core.link_state import Link, Phase
 from bsfg.daemon.healing import Healer
 from bsfg.daemon.link_reporter import LinkReporter
 from bsfg.daemon.links import settings_of
-from bsfg.daemon.running_link import InHand
+from bsfg.daemon.running_link import NOTHING_IN_HAND, InHand
 from bsfg.daemon.worker_process import Program, WorkerProcess
 from bsfg.daemon.worker_spread import spread
 from bsfg.daemon.worker_words import Beginning, Orders, Report, Snapshot, Tell
@@ -46,7 +46,7 @@ class RemoteLink:
     state: LinkState = LinkState.STARTING
     error: BsfgError | None = None
     heard_at: float | None = None
-    in_hand: InHand = field(default_factory=InHand)
+    in_hand: InHand = NOTHING_IN_HAND
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -74,7 +74,7 @@ class RemoteLink:
 
     def lost(self, error: BsfgError) -> None:
         """The worker is gone, and the link does not run until there is another."""
-        self.state, self.error, self.in_hand = LinkState.LOCAL_UNAVAILABLE, error, InHand()
+        self.state, self.error, self.in_hand = LinkState.LOCAL_UNAVAILABLE, error, NOTHING_IN_HAND
         if self.link.phase is not Phase.HALTED:
             self.link = self.link._replace(
                 phase=Phase.WAITING, trouble=LinkState.LOCAL_UNAVAILABLE, error=error, word=None
