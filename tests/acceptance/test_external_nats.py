@@ -321,6 +321,7 @@ def test_every_monitor_says_that_its_server_syncs_always(stage: Stage) -> None:
     status = stage.plant.status()
     assert status["substrate"]["durability"] == "strict"
     assert status["substrate"]["durability_reason"] is None
+    assert status["substrate"]["appends"] == "atomic batches (one at a time)"
     assert (status["health"], status["problems"]) == ("ok", [])
     rows = stage.plant.streams()["streams"]
     assert {row["durability"] for row in rows} == {"strict"}

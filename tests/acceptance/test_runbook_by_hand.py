@@ -167,6 +167,7 @@ def test_4_1_an_unauthorized_peer_is_denied(sides: tuple[Zone, Zone], tmp_path: 
 def test_4_2_streams_exist_with_known_durability(lab: Lab) -> None:
     row = lab.enterprise.ask("stream", "info", OPERATIONAL)
     assert (row["jetstream"], row["durability"], row["replicas"]) == (OPERATIONAL_STREAM, "strict", 1)
+    assert lab.plant.status()["substrate"]["appends"] == "atomic batches (4 under way)"
     assert row["exported_to"] == [PLANT]
     private = lab.enterprise.ask("stream", "info", "facts.telemetry")
     assert private["exported_to"] == []

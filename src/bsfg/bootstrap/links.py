@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 from bsfg.config.home import Home
 from bsfg.config.values import Durability, EmbeddedSubstrate, ExternalSubstrate, PeerConfig, ZoneConfig
 from bsfg.ports import Clock
+from bsfg.substrates.append_plan import Exclusivity
 from bsfg.substrates.begun_links import BegunLinks
 from bsfg.substrates.control import Control
 from bsfg.substrates.inbound_log import JetStreamInboundLog
 from bsfg.substrates.inbound_messages import Strategy
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_target import NatsTarget
-from bsfg.substrates.page_writer import Exclusivity
 from bsfg.transport.access import Access
 from bsfg.transport.client import HttpPeerClient
 from bsfg.transport.client_connection import ClientLimits, PeerEndpoint

@@ -89,6 +89,7 @@ def assemble(
             "version": store.control.server_version,
             "durability": durability,
             "durability_reason": durability_reason,
+            "appends": str(store.inbound.plan) if store.inbound.plan else None,
             "problem": store.control.problem,
         }
         if store.embedded is not None:

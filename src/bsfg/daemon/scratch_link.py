@@ -24,7 +24,7 @@ from bsfg.model.names import StreamName, ZoneId, inbound_physical, physical
 from bsfg.model.page import FetchRequest, Page, PageLimits
 from bsfg.model.policy import ReadStream
 from bsfg.ports import Confirmed, ExportedLog
-from bsfg.substrates.provisioning import ATOMIC_SINCE
+from bsfg.substrates.append_plan import ATOMIC_SINCE
 from bsfg.substrates.stream_configs import StreamSpec, local_config
 from bsfg.transport.fetch_service import FetchService
 from bsfg.transport.wire import ConfirmCall

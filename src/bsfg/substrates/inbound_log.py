@@ -19,14 +19,15 @@ from bsfg.model.names import (
     inbound_subject,
     link_key,
 )
+from bsfg.substrates.append_plan import ATOMIC_SINCE, AppendPlan, Exclusivity, plan_appends
 from bsfg.substrates.begun_links import BegunLinks
 from bsfg.substrates.control import Control
 from bsfg.substrates.inbound_tip import Tip, read_tip
 from bsfg.substrates.jetstream_answers import is_no_message, stored_message
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_stream_api import StoredMessage
-from bsfg.substrates.page_writer import Exclusivity, PageWriter, Strategy
-from bsfg.substrates.provisioning import ATOMIC_SINCE, ensure_consumer
+from bsfg.substrates.page_writer import PageWriter, Strategy
+from bsfg.substrates.provisioning import ensure_consumer
 from bsfg.substrates.state_bucket import StateBucket
 from bsfg.substrates.stored_records import decode_link, encode_link
 from bsfg.substrates.stream_configs import REMOVED_KEY, inbound_config
@@ -99,6 +100,14 @@ class JetStreamInboundLog:
     async def in_force(self, link: LinkName) -> int | None:
         """The generation that counts; None where the link has no complete one."""
         return await self._generation(link, await self.record(link))
+
+    @property
+    def plan(self) -> AppendPlan | None:
+        """How the zone's inbound streams are appended to; None while there is no server."""
+        if self._control.server_version is None:
+            return None
+        has_batches = self._control.is_at_least(*ATOMIC_SINCE)
+        return plan_appends(self._strategy, self._exclusivity, has_batches=has_batches)
 
     def close(self) -> None:
         """Close the writers' connections; appends under way end with an error."""

@@ -18,7 +18,6 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from enum import Enum
 from typing import Final
 
 from bsfg.errors import Fenced, OutcomeUnknown, SubstrateUnavailable
@@ -26,35 +25,19 @@ from bsfg.model.cursor import Fence
 from bsfg.model.fact import Fact
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.append_acks import ChunkAcks
+from bsfg.substrates.append_plan import ATOMIC_SINCE, Exclusivity, plan_appends
 from bsfg.substrates.inbound_messages import Chunk, Encoder, Origin, Strategy
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_frames import Messages
 from bsfg.substrates.nats_stream_api import stream_state
 
-__all__ = ["Exclusivity", "PageWriter", "Strategy"]
+__all__ = ["PageWriter", "Strategy"]
 
 ACK_SECONDS: Final = 5.0
-EXCLUSIVE_CHUNKS_IN_FLIGHT_MAX: Final = 4
-"""With chunks of at most 1,000 messages and 8 MiB this stays far below the server's ingest queue (100,000, 128 MB)."""
-EXCLUSIVE_SINGLES_MAX: Final = 125
-ATOMIC_VERSION: Final = (2, 12)
 PAYLOAD_BYTES_DEFAULT: Final = 1024 * 1024
 UNLIMITED: Final = -1
 
 _VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
-
-
-class Exclusivity(Enum):
-    """Whether anybody else can publish to an inbound stream, a second gateway of the zone included.
-
-    PROVED: nobody can, by the embedded server's permissions and by the lock on its home. DECLARED: the operator says
-    so of an external server (``inbound_exclusive``); what that allows is done only where atomic batches do not make it
-    needless.
-    """
-
-    NONE = "none"
-    DECLARED = "declared"
-    PROVED = "proved"
 
 
 class PageWriter:
@@ -76,12 +59,9 @@ class PageWriter:
         self._connect = connect
         self._jetstream_stream = jetstream_stream
         self._preferred = strategy
-        self.strategy = strategy
-        """What is used on the present connection."""
         self._exclusivity = exclusivity
-        self._chunks_max = self._singles_max = 1
-        self._careful = Strategy.EACH
-        """What is used right after a failure: the one acknowledgement of a pipelined chunk does not say why."""
+        self.plan = plan_appends(strategy, exclusivity, has_batches=False)
+        """What is done on the present connection."""
         self._has_failed = False
         self._failures = 0
         self._connection: NatsConnection | None = None
@@ -178,16 +158,8 @@ class PageWriter:
         state = await stream_state(connection, self._jetstream_stream)
         self._created = state.created
         self._message_bytes_max = int(state.config.get("max_msg_size") or UNLIMITED)
-        is_atomic = state.allow_atomic and _version(connection) >= ATOMIC_VERSION
-        self._careful = (
-            Strategy.ATOMIC if is_atomic and self._preferred is not Strategy.EACH else Strategy.EACH
-        )
-        is_declared = self._exclusivity is Exclusivity.DECLARED
-        is_alone = self._exclusivity is Exclusivity.PROVED or (is_declared and not is_atomic)
-        self._chunks_max = EXCLUSIVE_CHUNKS_IN_FLIGHT_MAX if is_alone else 1
-        self._singles_max = EXCLUSIVE_SINGLES_MAX if is_alone else 1
-        is_pipelined = self._preferred is Strategy.PIPELINED and is_alone
-        self.strategy = Strategy.PIPELINED if is_pipelined else self._careful
+        has_batches = state.allow_atomic and _version(connection) >= ATOMIC_SINCE
+        self.plan = plan_appends(self._preferred, self._exclusivity, has_batches=has_batches)
 
     def _encode(
         self,
@@ -207,8 +179,10 @@ class PageWriter:
         def new_reply() -> tuple[str, bytes]:
             return secrets.token_hex(12), b"%b%d." % (self._inbox, next(numbers))
 
-        strategy = self._careful if self._has_failed else self.strategy
-        return encoder.chunks(facts, fence.local_sequence, strategy, new_reply, self._singles_max)
+        strategy = self.plan.careful if self._has_failed else self.plan.strategy
+        return encoder.chunks(
+            facts, fence.local_sequence, strategy, new_reply, self.plan.singles_in_flight
+        )
 
     async def _write(self, connection: NatsConnection, chunk: Chunk, written: list[ChunkAcks]) -> None:
         acks = ChunkAcks(chunk, self._jetstream_stream, connection.waiter())
@@ -220,7 +194,7 @@ class PageWriter:
         written.append(acks)
         connection.write(chunk.buffer)
         await connection.drain()
-        while len(self._window) >= self._chunks_max:
+        while len(self._window) >= self.plan.chunks_in_flight:
             await self._settle(self._window.popleft())
 
     async def _settle(self, acks: ChunkAcks) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from bsfg.errors import BsfgError, Code
 from bsfg.model.names import LOCAL_CONSUMER, StreamName, ZoneId, physical
+from bsfg.substrates.append_plan import ATOMIC_SINCE
 from bsfg.substrates.control import Control
 from bsfg.substrates.epochs import EpochBegan, ensure_epoch
 from bsfg.substrates.stream_configs import (
@@ -23,7 +24,6 @@ from bsfg.substrates.stream_configs import (
     local_config,
 )
 
-ATOMIC_SINCE: Final = (2, 12)
 NOT_VERIFIED: Final = frozenset({"name", "metadata", "max_consumers", "duplicate_window"})
 """Nothing that BSFG promises rests on these fields of an existing stream."""
 NOT_CHANGEABLE: Final = frozenset({"storage", "retention"})

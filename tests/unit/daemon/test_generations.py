@@ -31,13 +31,13 @@ from bsfg.model.cursor import Cursor, LinkName, LinkState, parse_init_mode
 from bsfg.model.names import StreamName, inbound_physical, inbound_subject, link_key, parse_stream
 from bsfg.model.page import FetchRequest, Page, PageLimits
 from bsfg.model.ranges import Ranges
+from bsfg.substrates.append_plan import Exclusivity
 from bsfg.substrates.control import Control
 from bsfg.substrates.generations import JetStreamGenerations, Kept, Plan
 from bsfg.substrates.inbound_log import BUCKET_BUILDS, JetStreamInboundLog
 from bsfg.substrates.inbound_scan import InboundScan
 from bsfg.substrates.memory import MemoryZone
 from bsfg.substrates.nats_connection import NatsConnection
-from bsfg.substrates.page_writer import Exclusivity
 from bsfg.substrates.state_bucket import StateBucket
 from bsfg.transport.fetch_service import FetchService
 

@@ -19,6 +19,7 @@ from bsfg.model.moment import format_time
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import PageLimits
 from bsfg.substrates.append_acks import ChunkAcks
+from bsfg.substrates.append_plan import Exclusivity
 from bsfg.substrates.inbound_messages import (
     CHUNK_BYTES_MAX,
     Chunk,
@@ -29,7 +30,7 @@ from bsfg.substrates.inbound_messages import (
 from bsfg.substrates.nats_connection import NatsConnection, NatsTarget
 from bsfg.substrates.nats_frames import Frame
 from bsfg.substrates.page_reader import PageReader, StoredMessage, message_at, stream_state
-from bsfg.substrates.page_writer import Exclusivity, PageWriter
+from bsfg.substrates.page_writer import PageWriter
 
 ZONE: Final = ZoneId("plant-a")
 STREAM: Final = StreamName("facts.orders")
@@ -168,7 +169,7 @@ async def test_pages_follow_each_other_in_order(
         assert fence.local_sequence == last
     assert fence == await inbound.append(writer, fence, [])
     is_behind_others = strategy is Strategy.PIPELINED and exclusivity is not Exclusivity.PROVED
-    assert writer.strategy is (Strategy.ATOMIC if is_behind_others else strategy)
+    assert writer.plan.strategy is (Strategy.ATOMIC if is_behind_others else strategy)
     assert await inbound.origins() == list(range(1, 3_202))
 
 
@@ -199,7 +200,7 @@ async def test_a_stream_without_batches_is_written_message_by_message(inbound: I
     await inbound.create(allow_atomic=False)
     writer = inbound.writer(Strategy.ATOMIC)
     await inbound.append(writer, await inbound.fence(), facts(1, 300))
-    assert writer.strategy is Strategy.EACH
+    assert writer.plan.strategy is Strategy.EACH
     assert await inbound.origins() == list(range(1, 301))
 
 
@@ -307,7 +308,7 @@ async def test_without_batches_the_word_that_nobody_else_publishes_is_taken(
     await inbound.create(allow_atomic=False)
     writer = inbound.writer(Strategy.PIPELINED, exclusivity)
     await inbound.append(writer, await inbound.fence(), facts(1, 300))
-    assert writer.strategy is (Strategy.EACH if exclusivity is Exclusivity.NONE else Strategy.PIPELINED)
+    assert writer.plan.strategy is (Strategy.EACH if exclusivity is Exclusivity.NONE else Strategy.PIPELINED)
     assert await inbound.origins() == list(range(1, 301))
 
 
@@ -393,7 +394,7 @@ async def test_a_full_stream_says_so_and_holds_a_prefix(
     await inbound.create(max_bytes=200_000)
     writer = inbound.writer(strategy, exclusivity)
     fence = await inbound.append(writer, await inbound.fence(), facts(1, 50, size=500))
-    if writer.strategy is Strategy.PIPELINED:
+    if writer.plan.strategy is Strategy.PIPELINED:
         # Its one acknowledgement tells that the last fact was refused, and not why the first one was.
         with pytest.raises(Fenced):
             await inbound.append(writer, fence, facts(51, 1_050, size=500))
@@ -402,7 +403,7 @@ async def test_a_full_stream_says_so_and_holds_a_prefix(
         await inbound.append(writer, fence, facts(fence.local_sequence + 1, 1_050, size=500))
     stored = await inbound.origins()
     assert stored == list(range(1, len(stored) + 1))
-    assert len(stored) == 50 if writer.strategy is Strategy.ATOMIC else 50 < len(stored) < 400
+    assert len(stored) == 50 if writer.plan.strategy is Strategy.ATOMIC else 50 < len(stored) < 400
     config = (await stream_state(inbound.connection, inbound.name)).config
     await api(inbound.connection, f"STREAM.UPDATE.{inbound.name}", config | {"max_bytes": 2_000_000})
     await inbound.append(writer, await inbound.fence(), facts(len(stored) + 1, 1_050, size=500))
