@@ -29,6 +29,7 @@ from bsfg.transport.notify_route import Attention
 WORKERS_SECONDS_MAX: Final = WORKER_END_SECONDS_MAX + 1.0
 CLAIM_TICK_SECONDS: Final = 0.1
 
+
 @dataclass
 class Zone:
     """What everything in a zone's gateway shares."""
