@@ -11,6 +11,7 @@ from bsfg.daemon.artifact_clients import ArtifactClients
 from bsfg.daemon.artifact_scan import ReferenceScan
 from bsfg.daemon.retrievals import Retrievals
 from bsfg.model.names import ZoneId
+from bsfg.tasks import end_tasks
 
 
 @dataclass
@@ -52,8 +53,7 @@ class ArtifactMirror:
     async def stop(self) -> None:
         """Cut what is under way; what came is kept."""
         if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.gather(self._loading, return_exceptions=True)
+            await end_tasks(self._loading)
         await self.scan.stop()
         await self.retrievals.stop()
         await self.clients.stop()

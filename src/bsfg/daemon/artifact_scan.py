@@ -22,6 +22,7 @@ from bsfg.model.cursor import Fence, LinkName
 from bsfg.model.page import PageLimits
 from bsfg.model.wanted import ScanPosition
 from bsfg.ports import Clock, InboundFacts, WantedArtifacts
+from bsfg.tasks import end_tasks
 
 PAGE: Final = PageLimits(facts=2_000, bytes=4 * 1024 * 1024, wait_seconds=5.0)
 RETRY_SECONDS: Final = 2.0
@@ -72,9 +73,7 @@ class ReferenceScan:
     async def stop(self) -> None:
         tasks = list(self._tasks.values())
         self._tasks.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*tasks)
 
     async def _run(self, link: LinkName) -> None:
         scan: _Scan | None = None

@@ -55,6 +55,7 @@ from bsfg.model.cursor import Fence, LinkName, LinkState, LocalPosition, StreamM
 from bsfg.model.page import Page
 from bsfg.ports import Clock, InboundLog, PageSource
 from bsfg.ports import Quarantine as QuarantineStore
+from bsfg.tasks import end_tasks
 
 EVENTS_MAX: Final = 1_000
 STEP_SECONDS_MAX: Final = 120.0
@@ -389,9 +390,7 @@ class LinkDriver:
 
     async def _stop_tasks(self) -> None:
         tasks = [*self._tasks.values(), *(task for task in (self._confirm, self._watch) if task)]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*tasks)
 
 
 def _waits_by_design_seconds(step: Step) -> float:

@@ -34,6 +34,7 @@ from bsfg.errors import BsfgError, Code
 from bsfg.model.moment import NANOSECONDS
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.ports import Clock
+from bsfg.tasks import end_tasks
 from bsfg.transport.access import Access
 from bsfg.transport.trust import TrustStore
 
@@ -120,9 +121,7 @@ class Gateway:
     async def stop(self) -> None:
         """Stop links and peers; what is durable stays as it is."""
         self.parts.journal.info("gateway_stopping", message="stopping")
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
         await self.parts.generations.stop()
         await self.parts.artifacts.stop()
         await self.parts.links.stop()

@@ -34,6 +34,7 @@ from bsfg.model.moment import format_time
 from bsfg.ports import InboundLog, PageSource
 from bsfg.substrates.generations import JetStreamGenerations, Kept, Plan
 from bsfg.substrates.inbound_log import JetStreamInboundLog
+from bsfg.tasks import end_tasks
 
 NEAR_FACTS: Final = 5_000
 """So close to the sender's head, the rest is fetched while the link is stopped."""
@@ -469,5 +470,4 @@ def _words(name: LinkName) -> dict[str, str]:
 
 async def _end(task: asyncio.Task[None] | None) -> None:
     if task is not None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end_tasks(task)

@@ -21,6 +21,7 @@ from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import ZoneId
 from bsfg.ports import Clock
+from bsfg.tasks import end_tasks
 from bsfg.transport.access import Access
 from bsfg.transport.client import HttpPeerClient
 from bsfg.transport.trust import TrustStore
@@ -94,9 +95,7 @@ class LinkWorker:
                 task.result()
         finally:
             self.ending()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(*tasks)
             await self.links.stop()
             await self.clients.apply({})
 

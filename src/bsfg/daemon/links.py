@@ -28,6 +28,7 @@ from bsfg.model.cursor import LinkName, LinkState
 from bsfg.model.names import ZoneId
 from bsfg.model.page import PageLimits
 from bsfg.ports import Clock, InboundLog, PeerClient, Quarantine
+from bsfg.tasks import end_tasks
 
 PAGE_FACTS: Final = 5_000
 PAGE_BYTES: Final = 2 * 1024 * 1024
@@ -129,7 +130,7 @@ class LinkSupervisor:
                 if running is None:
                     running = self._start(name, settings)
                 elif running.driver.client is not self.means.client_of(name.peer):
-                    await _end(running.task)
+                    await end_tasks(running.task)
                     self._begin_anew(name)
                 if running.driver.link.settings != settings:
                     running.driver.tell(Reconfigured(settings))
@@ -146,7 +147,7 @@ class LinkSupervisor:
             running = self._links.get(name)
             if running is None:
                 raise BsfgError(Code.UNAVAILABLE, f"link {name} does not run")
-            await _end(running.task)
+            await end_tasks(running.task)
             try:
                 yield
             finally:
@@ -197,7 +198,7 @@ class LinkSupervisor:
 
     async def _stop(self, name: LinkName) -> None:
         running = self._links.pop(name)
-        await _end(running.task)
+        await end_tasks(running.task)
         running.traffic.close()
 
     def _begin_anew(self, name: LinkName) -> None:
@@ -228,11 +229,6 @@ class LinkSupervisor:
         is_partitioned = name.peer in self._partitioned
         link = Link(name, old.settings, is_partitioned=is_partitioned, is_requested=old.is_requested)
         running.driver = self._driver(link, running.traffic, running.canary)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def require(links: Links, name: LinkName, known_links: Collection[LinkName]) -> RunningLink:

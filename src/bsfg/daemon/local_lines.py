@@ -11,6 +11,7 @@ from aiohttp import web
 
 from bsfg.daemon.local_requests import Answer
 from bsfg.errors import BsfgError
+from bsfg.tasks import end_tasks
 
 HEARTBEAT_SECONDS: Final = 10.0
 """Within this time a stream of lines says something, be it an empty line."""
@@ -35,9 +36,7 @@ async def answer_lines(request: web.Request, facts: AsyncGenerator[Answer, None]
     except ConnectionError:
         pass  # The reader has left, which is how most of them end.
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*tasks)
         await facts.aclose()
     return lines.response
 

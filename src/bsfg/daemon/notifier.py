@@ -27,6 +27,7 @@ from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import LinkName
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.ports import Clock, ExportedLog, PeerClient
+from bsfg.tasks import end_tasks
 
 LOOK_SECONDS: Final = 0.1
 NOTHING_EXPORTED_SECONDS: Final = 1.0
@@ -78,9 +79,7 @@ class Notifier:
                 await self.clock.sleep(LOOK_SECONDS if self._targets else NOTHING_EXPORTED_SECONDS)
         finally:
             posts = [target.post for target in self._targets.values() if target.post is not None]
-            for post in posts:
-                post.cancel()
-            await asyncio.gather(*posts, return_exceptions=True)
+            await end_tasks(*posts)
 
     async def look(self) -> None:
         """Look once at each stream that somebody must be told of, and begin to tell them."""

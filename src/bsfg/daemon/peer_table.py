@@ -13,6 +13,7 @@ from bsfg.daemon.peers import SKEW_WARNING_SECONDS, PeerMonitor
 from bsfg.errors import BsfgError, Code
 from bsfg.model.names import ZoneId
 from bsfg.ports import Clock
+from bsfg.tasks import end_tasks
 from bsfg.transport.client import HttpPeerClient
 
 
@@ -97,8 +98,7 @@ class PeerTable:
 
     async def _remove(self, peer: ZoneId) -> None:
         entry = self._entries.pop(peer)
-        entry.task.cancel()
-        await asyncio.gather(entry.task, return_exceptions=True)
+        await end_tasks(entry.task)
         await entry.client.close()
 
     def _changed(self, peer: ZoneId, is_reachable: bool, cause: str) -> None:

@@ -46,6 +46,7 @@ from bsfg.model.moment import NANOSECONDS
 from bsfg.model.names import ZoneId
 from bsfg.model.wanted import WantedArtifact
 from bsfg.ports import Clock, WantedArtifacts
+from bsfg.tasks import end_tasks
 
 LOAD_RETRY_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 1.0
@@ -155,9 +156,7 @@ class Retrievals:
         """Cut what is under way; what came is kept."""
         workers = [worker for lane in self._lanes.values() for worker in lane.workers]
         self._lanes.clear()
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        await end_tasks(*workers)
 
     # Asking.
 

@@ -26,6 +26,7 @@ from bsfg.model.policy import ReadStream
 from bsfg.ports import Confirmed, ExportedLog
 from bsfg.substrates.append_plan import ATOMIC_SINCE
 from bsfg.substrates.stream_configs import StreamSpec, local_config
+from bsfg.tasks import end_tasks
 from bsfg.transport.fetch_service import FetchService
 from bsfg.transport.wire import ConfirmCall
 
@@ -159,8 +160,7 @@ class ScratchLink:
 
     async def stop(self) -> None:
         if self._driving is not None:
-            self._driving.cancel()
-            await asyncio.gather(self._driving, return_exceptions=True)
+            await end_tasks(self._driving)
             self._driving = None
 
     def tell(self, event: Event) -> None:

@@ -20,6 +20,7 @@ from bsfg.model.digests import DigestAnswer, DigestCall, PartDigest, split, widt
 from bsfg.model.facts import Facts
 from bsfg.ports import DigestSource
 from bsfg.substrates.inbound_scan import InboundScan, InboundState
+from bsfg.tasks import end_tasks
 
 PART_FACTS: Final = 1_000
 PART_BYTES: Final = 16 * 1024 * 1024
@@ -140,8 +141,7 @@ class Verification:
                 yield _progress(bounds, held)
             await asking
         finally:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            await end_tasks(asking)
         yield held
         async for row in self._narrow_all(bounds, held, asked):
             yield row

@@ -30,6 +30,7 @@ from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import LinkName, LinkState
 from bsfg.model.names import ZoneId
 from bsfg.ports import Clock
+from bsfg.tasks import end_tasks
 from bsfg.transport.access import Access
 from bsfg.transport.trust import TrustStore
 
@@ -174,9 +175,7 @@ class WorkerLinks:
     async def stop(self) -> None:
         async with self._turn:
             await asyncio.gather(*(worker.stop() for worker in self._workers))
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await end_tasks(*self._tasks)
             self._links = {}
 
     def _start_workers(self) -> None:

@@ -21,6 +21,7 @@ from bsfg.daemon.worker_words import Answer, Ask, Beat, Beginning, Orders, Repor
 from bsfg.errors import BsfgError, Code
 from bsfg.model.cursor import LinkName
 from bsfg.ports import Clock
+from bsfg.tasks import end_tasks
 from bsfg.transport.trust import TrustStore
 
 TICK_SECONDS: Final = 0.5
@@ -217,9 +218,7 @@ class WorkerProcess:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return next(iter(done)).result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(*tasks)
 
     async def _listen(self, channel: Channel) -> str:
         try:

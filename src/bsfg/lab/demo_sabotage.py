@@ -25,6 +25,7 @@ from bsfg.lab.demo_trust import UNLISTED_IDENTITY, UNLISTED_STREAM, UNLISTED_ZON
 from bsfg.lab.homes import ENTERPRISE, PLANT_A
 from bsfg.lab.processes import LabZone
 from bsfg.model.fact import ORIGIN_HEADER
+from bsfg.tasks import end_tasks
 from bsfg.transport.development_ca import PUBLIC_MODE, write_whole
 
 LOST_FACTS: Final = 5
@@ -197,8 +198,7 @@ async def reconcile_too_early(stage: Stage) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end_tasks(task)
 
 
 @asynccontextmanager

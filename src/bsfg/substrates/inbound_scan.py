@@ -20,6 +20,7 @@ from bsfg.substrates.held_pages import HeldPage, PageReading, joined, places_of
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_frames import Messages
 from bsfg.substrates.pull_consumer import OVER_BYTES, ConsumerLost, PullConsumer
+from bsfg.tasks import end_tasks
 
 PAGE_FACTS: Final = 10_000
 PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -135,8 +136,7 @@ class InboundScan:
             await consumer.check_nothing_lost()
             yield HeldPage(NO_FACTS, through=last)
         finally:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+            await end_tasks(coming)
             consumer.delete()
 
 

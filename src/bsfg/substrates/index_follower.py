@@ -38,6 +38,7 @@ from bsfg.substrates.message_index import (
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.own_ranges import OwnRange, OwnRanges
 from bsfg.substrates.page_reader import PageReader
+from bsfg.tasks import end_tasks
 
 PAGE: Final = PageLimits(facts=1_000, bytes=4 * 1024 * 1024)
 LEVEL_SECONDS_MAX: Final = 20.0
@@ -362,9 +363,7 @@ class MessageIndexes:
 
     async def close(self) -> None:
         """Stop following; what is in memory is stored, as far as that can be done soon."""
-        for task in self._following:
-            task.cancel()
-        await asyncio.gather(*self._following, return_exceptions=True)
+        await end_tasks(*self._following)
         for index in self._indexes.values():
             await index.close()
         self._indexes.clear()

@@ -25,6 +25,7 @@ from bsfg.substrates.artifact_catalog import (
 from bsfg.substrates.artifact_folder import ArtifactFolder
 from bsfg.substrates.artifact_records import decode_record, encode_record
 from bsfg.substrates.artifact_staging import ArtifactStaging, StagedFile, StagedWriting
+from bsfg.tasks import end_tasks
 
 READY_SECONDS_MAX: Final = 20.0
 
@@ -88,8 +89,7 @@ class StagedArtifactStore:
 
     async def close(self) -> None:
         if self._ready is not None:
-            self._ready.cancel()
-            await asyncio.gather(self._ready, return_exceptions=True)
+            await end_tasks(self._ready)
         self._folder.close()
 
     # ports.ArtifactStore

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bsfg.errors import BsfgError, Code
+from bsfg.tasks import end_tasks
 from bsfg.transport.handshake import TIMEOUT, HandshakeRefused, detail_of, reason_of
 
 BACKLOG: Final = 128
@@ -91,9 +92,7 @@ class Acceptor:
     async def stop(self) -> None:
         """Accept nothing more and break off handshakes; what is open stays open (see ``close_all``)."""
         for tasks in (self._loops, self._handshakes):
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(*tasks)
         self._loops = []
         self._close_listeners()
 

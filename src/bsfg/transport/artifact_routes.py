@@ -18,6 +18,7 @@ from bsfg.errors import BsfgError, Code
 from bsfg.model.artifact import ArtifactUri, is_media_type, parse_artifact_uri
 from bsfg.model.policy import ReadArtifact
 from bsfg.ports import ArtifactStore, StoredArtifact
+from bsfg.tasks import end_tasks
 from bsfg.transport.access import PeerCaller, artifact_denied
 from bsfg.transport.answers import BareResponse, json_response
 from bsfg.transport.byte_range import ByteRange, NoSuchRange, parse_range
@@ -112,9 +113,7 @@ class ArtifactRoutes:
                 if task.done():
                     await task
         finally:
-            sending.cancel()
-            watching.cancel()
-            await asyncio.gather(sending, watching, return_exceptions=True)
+            await end_tasks(sending, watching)
         return response
 
     async def _write(self, response: web.StreamResponse, artifact: StoredArtifact, part: ByteRange) -> None:

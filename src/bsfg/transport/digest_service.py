@@ -17,6 +17,7 @@ from bsfg.model.facts import Facts
 from bsfg.model.page import BYTES_MAX, FACTS_MAX, LogSlice, PageLimits
 from bsfg.model.policy import ReadStream
 from bsfg.ports import Clock, ExportedLog
+from bsfg.tasks import end_tasks
 from bsfg.transport.access import PeerCaller
 from bsfg.transport.agreement import must_be_same_history, must_not_be_ahead
 from bsfg.transport.answers import json_response
@@ -83,8 +84,7 @@ class DigestService:
                     digester.reach(seen.scanned_through + 1)
         finally:
             if coming is not None:
-                coming.cancel()
-                await asyncio.gather(coming, return_exceptions=True)
+                await end_tasks(coming)
 
     def _reading(self, caller: Caller, call: DigestCall, position: int) -> asyncio.Task[LogSlice]:
         limits = PageLimits(min(FACTS_MAX, call.last - position), BYTES_MAX, 0.0)

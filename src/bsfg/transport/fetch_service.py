@@ -21,6 +21,7 @@ from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import Agreement, FetchRequest, LogDescription, LogSlice, Page, PageLimits
 from bsfg.model.policy import ReadStream
 from bsfg.ports import Clock, Confirmations, Confirmed, ExportedLog
+from bsfg.tasks import end_tasks
 from bsfg.transport.agreement import (
     agreement_on,
     history_mismatch,
@@ -96,8 +97,7 @@ class FetchService:
             except BsfgError:
                 return
             finally:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
+                await end_tasks(reading)
             page = following
         yield page
 
@@ -143,8 +143,7 @@ class FetchService:
                 agreed = await self._agree(caller.peer, request)
             return await self._page_of(caller, agreed, await reading)
         finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            await end_tasks(reading)
 
     def _agreed_before(self, peer: ZoneId, request: FetchRequest) -> _Agreed | None:
         """What was agreed with the last page, where the cursor is the one that it gave: that of most fetches.

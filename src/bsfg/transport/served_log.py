@@ -11,6 +11,7 @@ from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import LogDescription, LogSlice, PageLimits
 from bsfg.model.policy import ReadStream
 from bsfg.ports import ExportedLog
+from bsfg.tasks import end_tasks
 from bsfg.transport.access import stream_denied
 
 STORE_SECONDS_MAX: Final = 3.0
@@ -63,8 +64,7 @@ async def read_while_allowed(
     try:
         return await in_time(_while_allowed(reading, caller, ReadStream(stream)), seconds)
     finally:
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
+        await end_tasks(reading)
 
 
 async def in_time(answer: Awaitable[_T], seconds: float = STORE_SECONDS_MAX) -> _T:
