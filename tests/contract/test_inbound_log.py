@@ -264,6 +264,15 @@ async def test_a_link_that_lost_all_is_told_from_one_that_never_was(store: Store
     assert position.begun == Begun(record.init if has_record else None)
 
 
+async def test_somebody_elses_message_does_not_begin_a_link(store: Store) -> None:
+    await ready(store)
+    await store.put(INBOUND, SUBJECT)
+    assert (await store.inbound.locate(LINK)).foreign
+    await store.drop(INBOUND)
+    await store.inbound.provision(LINK)
+    assert (await store.inbound.locate(LINK)).begun is None
+
+
 async def test_a_generation_that_is_being_built_has_a_beginning_of_its_own(store: Store) -> None:
     fence = await ready(store)
     await store.inbound.save_record(LINK, record_at(fence, Cursor(EPOCH, None, None, 0)))

@@ -107,8 +107,9 @@ class ReceiverStore:
         removed = f"messages 1 to {self.purged} were removed" if self.purged else None
         begun = self.begun
         if record is not None or self.last_sequence:
-            self.note_begun(record)
             begun = None
+        if record is not None or (self.stream and self.stream[-1] is not FOREIGN):
+            self.note_begun(record)
         position = LocalPosition(fence, len(self.stream), None, record, None, removed, revision, begun)
         if not self.stream:
             return position

@@ -154,16 +154,19 @@ class JetStreamInboundLog:
             foreign=tip.foreign,
             removed=removed_by_others(found),
             revision=revision,
-            begun=await self._read_begun(link, record, is_empty=fence.local_sequence == 0),
+            begun=await self._read_begun(link, record, fence, tip),
         )
 
-    async def _read_begun(self, link: LinkName, record: LinkRecord | None, *, is_empty: bool) -> Begun | None:
+    async def _read_begun(
+        self, link: LinkName, record: LinkRecord | None, fence: Fence, tip: Tip
+    ) -> Begun | None:
         """What is known beside a store that shows nothing; what the store does show of the beginning is noted."""
         if self._begun is None:
             return None
-        if record is None and is_empty:
+        if record is not None or tip.cursor is not None:
+            await self._begun.note(link, record.init if record else None)
+        elif fence.local_sequence == 0:
             return await self._begun.read(link)
-        await self._begun.note(link, record.init if record else None)
         return None
 
     async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:

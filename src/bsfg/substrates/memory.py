@@ -214,7 +214,7 @@ class MemoryZone:
             raise BsfgError(Code.NOT_FOUND, f"link {link}: it has no inbound stream")
         log = self.stream(inbound_physical(link.peer, link.stream, generation))
         tip = read_tip(log.last, link, generation) if log.last else Tip()
-        if record is not None or log.last_sequence > 0:
+        if record is not None or tip.cursor is not None:
             self._note_begun(link, record.init if record else None)
         return LocalPosition(
             fence=Fence(generation, log.created, log.last_sequence),
