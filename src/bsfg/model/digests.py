@@ -8,8 +8,12 @@ allowed headers (``Name: value\\r\\n`` for each), the payload. So one update of 
 from __future__ import annotations
 
 import hashlib
+import sys
+from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 
@@ -19,9 +23,11 @@ from bsfg.model.names import StreamName
 PARTS_MAX: Final = 256
 EMPTY_DIGEST: Final = hashlib.sha256().hexdigest()
 
+CUTS_CACHED_MAX: Final = 4
+
 _LENGTHS: Final = Struct(">QIII")
-_PIECES: Final = 4
-"""Of what is hashed of one fact: its lengths, subject, headers, payload."""
+_SEQUENCE_BYTES: Final = 8
+_UINT64: Final = "Q"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +71,43 @@ def split(first: int, last: int, parts: int) -> list[tuple[int, int]]:
 
 def hashed(facts: Facts) -> bytes:
     """What a digest is taken over, for these facts."""
+    if shared := _shared(facts):
+        numbers = array(_UINT64, facts.sequences)
+        if sys.byteorder == "little":
+            numbers.byteswap()
+        return _woven(_cut(len(facts)).unpack(numbers), [shared] * len(facts), facts.payloads)
     headers, payloads = facts.headers, facts.payloads
-    names = _encoded(facts.subjects)
+    names = [each.encode() for each in facts.subjects]
     lengths = map(_LENGTHS.pack, facts.sequences, map(len, names), map(len, headers), map(len, payloads))
-    pieces = [b""] * (_PIECES * len(names))
-    for place, column in enumerate((lengths, names, headers, payloads)):
-        pieces[place::_PIECES] = column
+    return _woven(list(lengths), names, headers, payloads)
+
+
+def _shared(facts: Facts) -> bytes:
+    """What lies between sequence and payload in each of these facts; empty unless it is the same in all of them."""
+    if not facts or not _are_equal(facts.subjects) or not _are_equal(facts.headers):
+        return b""
+    lengths = list(map(len, facts.payloads))
+    if not _are_equal(lengths):
+        return b""
+    name, headers = facts.subjects[0].encode(), facts.headers[0]
+    return _LENGTHS.pack(0, len(name), len(headers), lengths[0])[_SEQUENCE_BYTES:] + name + headers
+
+
+def _are_equal(column: Sequence[object]) -> bool:
+    return column.count(column[0]) == len(column)
+
+
+@lru_cache(maxsize=CUTS_CACHED_MAX)
+def _cut(count: int) -> Struct:
+    return Struct(f"{_SEQUENCE_BYTES}s" * count)
+
+
+def _woven(*columns: Sequence[bytes]) -> bytes:
+    """The first of each column, then the second of each, and so on."""
+    pieces = [b""] * (len(columns) * len(columns[0]))
+    for place, column in enumerate(columns):
+        pieces[place :: len(columns)] = column
     return b"".join(pieces)
-
-
-def _encoded(subjects: list[str]) -> list[bytes]:
-    """The subjects as bytes; most pages have only one."""
-    if subjects and subjects.count(subjects[0]) == len(subjects):
-        return [subjects[0].encode()] * len(subjects)
-    return [each.encode() for each in subjects]
 
 
 def joined_digest(parts: list[PartDigest]) -> str:

@@ -7,14 +7,13 @@ JetStream puts all of it into the reply subject, as
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import islice
-from operator import lt
 from struct import Struct
 from typing import Final, NamedTuple
 
 import msgspec
 
 from bsfg.substrates.nats_frames import Messages
+from bsfg.substrates.number_texts import stand_in
 
 ACK_TOKENS: Final = 9
 ACK_TOKENS_WITH_DOMAIN: Final = 11
@@ -82,14 +81,14 @@ def _alike(run: Messages) -> Delivered | None:
     is_even = last - first == count - 1 and len(text) == form.line_bytes * count
     if not is_even or form.time_at + _TIME_DIGITS >= form.line_bytes or text.count(form.beginning) != count:
         return None
-    columns = _cut(form, count).unpack(text)
-    rising, times = columns[0::2], b"".join(columns[1::2])
-    if not all(map(lt, rising, islice(rising, 1, None))) or not b"".join(rising).isdigit():
-        return None
-    dots = text[form.time_at - 1 :: form.line_bytes] + times[_TIME_DIGITS :: _TIME_DIGITS + 1]
-    if dots != b"." * (2 * count):
-        return None
     sequences = list(range(first, last + 1))
+    if not stand_in(text, len(form.beginning), form.line_bytes, sequences):
+        return None
+    times = b"".join(_cut(form, count).unpack(text))
+    behind_sequence, before_time = len(form.beginning) + len(str(first)), form.time_at - 1
+    dots = text[behind_sequence :: form.line_bytes] + text[before_time :: form.line_bytes]
+    if dots + times[_TIME_DIGITS :: _TIME_DIGITS + 1] != b"." * (3 * count):
+        return None
     return Delivered([tokens[1]] * count, sequences, _integers(times[:-1]), consumer_sequence, pending, True)
 
 
@@ -97,7 +96,6 @@ class _Form(NamedTuple):
     """How lines that are alike look, each with a line end in front."""
 
     beginning: bytes
-    sequence_digits: int
     time_at: int
     line_bytes: int
 
@@ -108,16 +106,15 @@ def _form(tokens: list[bytes], line_bytes: int) -> _Form:
     beginning = b"\n%b %b." % (b" ".join(tokens[:_TOKENS_BEFORE_REPLY]), b".".join(words[:at]))
     sequence, consumer_sequence = words[at : at + 2]
     time_at = len(beginning) + len(sequence) + 1 + len(consumer_sequence) + 1
-    return _Form(beginning, len(sequence), time_at, line_bytes)
+    return _Form(beginning, time_at, line_bytes)
 
 
 @lru_cache(maxsize=CUTS_CACHED_MAX)
 def _cut(form: _Form, count: int) -> Struct:
-    """Takes the stream sequence, and the time with the dot behind it, out of so many lines."""
-    before, time_bytes = len(form.beginning), _TIME_DIGITS + 1
-    between = form.time_at - before - form.sequence_digits
+    """Takes the time with the dot behind it out of so many lines."""
+    time_bytes = _TIME_DIGITS + 1
     behind = form.line_bytes - form.time_at - time_bytes
-    return Struct("=" + f"{before}x{form.sequence_digits}s{between}x{time_bytes}s{behind}x" * count)
+    return Struct("=" + f"{form.time_at}x{time_bytes}s{behind}x" * count)
 
 
 def _each(run: Messages) -> Delivered:

@@ -82,9 +82,10 @@ def _count(buffer: bytes, position: int, stride: int, line_bytes: int) -> int:
 
 def _are_alike(lines: list[bytes], shape: Shape) -> bool:
     """Whether each of these begins and ends as the shape has it, and is one line."""
-    text, count = b"\n".join([b"", *lines, b""]), len(lines)
+    seam = shape.lengths + b"\n" + shape.beginning
     return (
-        text.count(b"\n") == count + 1
-        and text.count(b"\n" + shape.beginning) == count
-        and text.count(shape.lengths + b"\n") == count
+        b"\n" not in b"".join(lines)
+        and lines[0].startswith(shape.beginning)
+        and lines[-1].endswith(shape.lengths)
+        and b"\n".join(lines).count(seam) == len(lines) - 1
     )

@@ -6,32 +6,19 @@ finding, not an error.
 
 from __future__ import annotations
 
-import contextlib
-import re
 from dataclasses import dataclass, field
-from operator import add
-from typing import Final, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from bsfg.errors import SubstrateUnavailable
 from bsfg.model.cursor import LinkName
-from bsfg.model.fact import ORIGIN_HEADER, Fact, origin_block
+from bsfg.model.fact import Fact
 from bsfg.model.facts import Facts
-from bsfg.model.moment import parse_time
 from bsfg.substrates.delivered import delivered
+from bsfg.substrates.held_headers import HeaderReading
 from bsfg.substrates.inbound_tip import origin_fact
 from bsfg.substrates.nats_frames import Frame, Messages
 from bsfg.substrates.nats_stream_api import StoredMessage
 from bsfg.substrates.pull_consumer import SUBJECTS_CACHED_MAX
-
-SECONDS_CACHED_MAX: Final = 4_096
-
-_BEGINNING: Final = rb"(?:\A|(?<=\r\n\r\n))NATS/1\.0\r\n(?:Nats-.*+(?<=\r)\n)*+"
-"""The beginning of a raw header, and what the server leaves in it; an empty line ends each header and is in none."""
-_OWN: Final = rb"\r\n((?:[^\r\n]++\r\n)*+)\r\n"
-"""The producer's own headers behind the coordinates."""
-_END: Final = rb"([0-9]++) [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]++Z" + _OWN
-_TIMED_END: Final = rb"([0-9]++) ([0-9-]{10}T[0-9:]{8})\.([0-9]{9})Z" + _OWN
-_MARK: Final = f"{ORIGIN_HEADER}: ".encode()
 
 
 class Foreign(NamedTuple):
@@ -99,32 +86,27 @@ class PageReading:
         self._generation = generation
         self._epoch = epoch
         self._earlier_epochs = earlier_epochs
-        origin = re.escape(f"{ORIGIN_HEADER}: {link.peer} {link.stream} {epoch} ".encode())
-        self._plain = re.compile(_BEGINNING + origin + _END)
-        self._timed = re.compile(_BEGINNING + origin + _TIMED_END)
-        self._seconds = _Seconds()
+        self._headers = HeaderReading(link, epoch)
         self._subjects: dict[bytes, str] = {}
 
     def page(self, run: Messages, last: int) -> HeldPage:
         """These messages with the places at which they lie."""
         place = places_of(run)
-        if place.last <= last and (found := _coordinates(run, self._plain)):
+        if place.last <= last and (found := self._headers.plain(run.headers)):
             nats_subjects, local_sequences = _columns(run, place)
             if subjects := self._known(nats_subjects):
-                sequences, own = zip(*found, strict=True)
-                return _quick_page(run, place, sequences, subjects, local_sequences, own)
+                facts = Facts(found.sequences, subjects, local_sequences, found.blocks, run.payloads)
+                return HeldPage(facts, through=place.last)
         return self._page(run, last, has_places=True)
 
     def copies(self, run: Messages, last: int) -> HeldPage:
         """These messages with the times of their origin."""
         place = places_of(run)
-        if place.last <= last and (found := _coordinates(run, self._timed)):
+        if place.last <= last and (found := self._headers.timed(run.headers)):
             nats_subjects, _ = _columns(run, place)
             if subjects := self._known(nats_subjects):
-                sequences, seconds, fractions, own = zip(*found, strict=True)
-                with contextlib.suppress(ValueError):
-                    times = list(map(add, map(self._seconds.__getitem__, seconds), map(int, fractions)))
-                    return _quick_page(run, place, sequences, subjects, times, own)
+                facts = Facts(found.sequences, subjects, found.times, found.blocks, run.payloads)
+                return HeldPage(facts, through=place.last)
         return self._page(run, last, has_places=False)
 
     def _known(self, nats_subjects: list[bytes]) -> list[str]:
@@ -178,34 +160,3 @@ def _columns(run: Messages, place: Places) -> tuple[list[bytes], list[int]]:
         return [nats_subject] * count, list(range(place.first, place.last + 1))
     found = delivered(run)
     return found.subjects, found.sequences
-
-
-def _coordinates(run: Messages, pattern: re.Pattern[bytes]) -> list[tuple[bytes, ...]]:
-    """What one look finds in the headers of all; nothing unless each has coordinates of ours, once, in their place."""
-    text = b"".join(run.headers)
-    found = pattern.findall(text)
-    return found if len(found) == len(run.headers) == text.count(_MARK) else []
-
-
-def _quick_page(
-    run: Messages,
-    place: Places,
-    sequences: tuple[bytes, ...],
-    subjects: list[str],
-    times: list[int],
-    own: tuple[bytes, ...],
-) -> HeldPage:
-    headers = [b""] * len(own)
-    if any(own):
-        headers = [origin_block(raw) if rest else b"" for raw, rest in zip(run.headers, own, strict=True)]
-    return HeldPage(Facts(list(map(int, sequences)), subjects, times, headers, run.payloads), through=place.last)
-
-
-class _Seconds(dict[bytes, int]):
-    """Times without their fractions as nanoseconds since 1970; ValueError for what is none."""
-
-    def __missing__(self, text: bytes) -> int:
-        if len(self) >= SECONDS_CACHED_MAX:
-            self.clear()
-        self[text] = parse_time(f"{text.decode()}Z")
-        return self[text]

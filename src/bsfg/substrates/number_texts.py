@@ -26,6 +26,16 @@ def decimals(numbers: list[int], before: bytes = b"", behind: bytes = b"") -> li
     return (before + digits.replace(b",", behind + _BETWEEN + before) + behind).split(_BETWEEN)
 
 
+def stand_in(text: bytes, at: int, step: int, rising: list[int]) -> bool:
+    """Whether a text of as many steps as there are numbers has one in each step, at this place, in their order.
+
+    The numbers rise. Told digit by digit for all of them, and only where all have as many digits; False says nothing
+    where they don't.
+    """
+    digits, width = _ENCODER.encode(rising), len(str(rising[0]))
+    return all(text[at + place :: step] == digits[1 + place :: width + 1] for place in range(width))
+
+
 def time_texts(times: list[int], behind: bytes = b"") -> list[bytes]:
     """Each time (nanoseconds since 1970) as RFC 3339 spells it, to the last digit; there is one time at least.
 

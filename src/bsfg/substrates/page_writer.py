@@ -36,6 +36,7 @@ __all__ = ["PageWriter", "Strategy"]
 ACK_SECONDS: Final = 5.0
 PAYLOAD_BYTES_DEFAULT: Final = 1024 * 1024
 UNLIMITED: Final = -1
+BATCH_ID_DIGITS: Final = 24
 
 _VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 
@@ -177,7 +178,9 @@ class PageWriter:
         numbers = iter(range(self._chunks_written, self._chunks_written + len(facts)))
 
         def new_reply() -> tuple[str, bytes]:
-            return secrets.token_hex(12), b"%b%d." % (self._inbox, next(numbers))
+            # Of decimal digits alone, so that stored headers differ in such digits and are read back by the column.
+            batch_id = f"{secrets.randbelow(10**BATCH_ID_DIGITS):0{BATCH_ID_DIGITS}d}"
+            return batch_id, b"%b%d." % (self._inbox, next(numbers))
 
         strategy = self.plan.careful if self._has_failed else self.plan.strategy
         return encoder.chunks(

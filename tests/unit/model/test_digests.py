@@ -67,6 +67,28 @@ def test_every_field_counts_and_none_runs_into_another(other: Fact) -> None:
     assert hashed(Facts.of([other])) != hashed(Facts.of([fact(1)]))
 
 
+@given(
+    st.lists(st.integers(1, 2**64 - 1), min_size=1, max_size=6, unique=True).map(sorted),
+    st.lists(st.sampled_from([b"", b"p", b"q", b"pp"]), min_size=6, max_size=6),
+    st.lists(st.sampled_from(["facts.x", "facts.\N{LATIN SMALL LETTER E WITH ACUTE}"]), min_size=6, max_size=6),
+    st.lists(st.sampled_from([b"", b"A: b\r\n"]), min_size=6, max_size=6),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+def test_facts_that_share_a_field_and_such_that_do_not(
+    sequences: list[int],
+    payloads: list[bytes],
+    subjects: list[str],
+    headers: list[bytes],
+    shared: tuple[bool, bool, bool],
+) -> None:
+    columns = [
+        column[:1] * 6 if is_shared else column
+        for column, is_shared in zip((payloads, subjects, headers), shared, strict=True)
+    ]
+    facts = [fact(*each) for each in zip(sequences, *columns, strict=False)]
+    assert hashlib.sha256(hashed(Facts.of(facts))).hexdigest() == by_definition(facts)
+
+
 def test_the_time_does_not_count() -> None:
     assert hashed(Facts.of([fact(1)._replace(time=9)])) == hashed(Facts.of([fact(1)]))
 

@@ -7,7 +7,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bsfg.model.moment import NANOSECONDS, format_time
-from bsfg.substrates.number_texts import SECONDS_AT_ONCE_MAX, SECONDS_END, UnspeltTime, decimals, time_texts
+from bsfg.substrates.number_texts import (
+    SECONDS_AT_ONCE_MAX,
+    SECONDS_END,
+    UnspeltTime,
+    decimals,
+    stand_in,
+    time_texts,
+)
 
 NUMBERS = st.integers(min_value=0, max_value=2**63 - 1)
 NOW = 1_767_225_600 * NANOSECONDS
@@ -44,3 +51,18 @@ def test_a_time_that_can_not_be_spelt_is_named(odd: int) -> None:
         time_texts([NOW, odd, NOW])
     assert raised.value.time == odd
     assert time_texts([NOW, SECONDS_END * NANOSECONDS - 1])[1].startswith(b"9999-12-31T23:59:59.")
+
+
+@given(
+    st.lists(st.integers(0, 130), min_size=1, unique=True).map(sorted),
+    st.lists(st.integers(0, 130), min_size=1),
+    st.integers(0, 3),
+)
+def test_numbers_are_found_only_where_they_stand(rising: list[int], others: list[int], at: int) -> None:
+    found = (others + rising)[: len(rising)]
+    for written in (rising, found):
+        fields = [b"-" * at + b"%d" % number for number in written]
+        step = max(map(len, fields))
+        text = b"".join(field.ljust(step, b".") for field in fields)
+        is_of_one_width = len({len(str(number)) for number in rising}) == 1
+        assert stand_in(text, at, step, rising) == (written == rising and is_of_one_width)
