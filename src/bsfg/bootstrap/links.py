@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 
+from structlog.typing import FilteringBoundLogger
+
 from bsfg.config.home import Home
 from bsfg.config.values import Durability, EmbeddedSubstrate, ExternalSubstrate, PeerConfig, ZoneConfig
 from bsfg.ports import Clock
@@ -27,6 +29,15 @@ def make_client(
     """A client of one peer, under the access in force."""
     endpoint = PeerEndpoint(config.id, config.rule, config.endpoint.host, config.endpoint.port)
     return HttpPeerClient(endpoint, access, clock, ClientLimits(connect_seconds=connect_seconds), names)
+
+
+def loss_report(journal: FilteringBoundLogger) -> Callable[[str], None]:
+    """Says in the journal, a line each, what of the store is not as it was."""
+
+    def report(text: str) -> None:
+        journal.warning("substrate_lost", message=text)
+
+    return report
 
 
 def inbound_log(

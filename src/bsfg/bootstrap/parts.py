@@ -83,13 +83,14 @@ def assemble(
 
     def substrate_state() -> dict[str, Any]:
         durability, durability_reason = store.durability()
+        plan = store.inbound.plan
         state: dict[str, Any] = {
             "kind": "embedded" if store.embedded else "external",
             "connected": store.control.connected,
             "version": store.control.server_version,
             "durability": durability,
             "durability_reason": durability_reason,
-            "appends": str(store.inbound.plan) if store.inbound.plan else None,
+            "appends": str(plan) if plan else None,
             "problem": store.control.problem,
         }
         if store.embedded is not None:

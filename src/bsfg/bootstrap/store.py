@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from bsfg.bootstrap.links import external_target, inbound_log
+from bsfg.bootstrap.links import external_target, inbound_log, loss_report
 from bsfg.bootstrap.zone import Zone, epoch_began
 from bsfg.config.permissions import check_private
 from bsfg.config.values import (
@@ -48,7 +48,7 @@ class Store:
 async def open_store(zone: Zone, stack: AsyncExitStack) -> Store:
     embedded, target, replicas = await _open_substrate(zone, stack)
     name = f"bsfg-{zone.configuration.zone.zone}"
-    report = lambda text: zone.journal.warning("substrate_lost", message=text)  # noqa: E731
+    report = loss_report(zone.journal)
     control = Control(target, name=name, report=report)
     control.start()
     stack.push_async_callback(control.close)

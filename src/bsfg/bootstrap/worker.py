@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 
-from bsfg.bootstrap.links import external_target, inbound_log, make_client
+from bsfg.bootstrap.links import external_target, inbound_log, loss_report, make_client
 from bsfg.bootstrap.process import WORKER_END_SECONDS_MAX, prepare_process
 from bsfg.config.home import Home
 from bsfg.config.values import ExternalSubstrate
@@ -74,7 +74,7 @@ async def _assemble(
     control.start()
     stack.push_async_callback(control.close)
     connect = partial(NatsConnection.connect, target, name=f"{name}-data")
-    report = lambda text: journal.warning("substrate_lost", message=text)  # noqa: E731
+    report = loss_report(journal)
     log = inbound_log(config, control, connect, report, home)
     stack.callback(log.close)
     assert orders.trust is not None

@@ -24,7 +24,6 @@ from bsfg.model.names import StreamName, ZoneId, inbound_physical, physical
 from bsfg.model.page import FetchRequest, Page, PageLimits
 from bsfg.model.policy import ReadStream
 from bsfg.ports import Confirmed, ExportedLog
-from bsfg.substrates.append_plan import ATOMIC_SINCE
 from bsfg.substrates.stream_configs import StreamSpec, local_config
 from bsfg.tasks import end_tasks
 from bsfg.transport.fetch_service import FetchService
@@ -120,7 +119,7 @@ class ScratchLink:
             StreamSpec(self.stream),
             self.name.peer,
             self.store.replicas,
-            atomic=control.is_at_least(*ATOMIC_SINCE),
+            atomic=control.has_batches,
         )
         await control.api(f"STREAM.CREATE.{config['name']}", config)
         await self.log.describe(self.stream)

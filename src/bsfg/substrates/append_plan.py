@@ -8,8 +8,6 @@ from typing import Final
 
 from bsfg.substrates.inbound_messages import Strategy
 
-ATOMIC_SINCE: Final = (2, 12)
-"""The first nats-server with atomic batches."""
 CHUNKS_IN_FLIGHT_MAX: Final = 4
 """With chunks of at most 1,000 messages and 8 MiB this stays far below the server's ingest queue (100,000, 128 MB)."""
 SINGLES_IN_FLIGHT_MAX: Final = 125

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.substrates.jetstream_answers import refusal
 from bsfg.substrates.nats_target import NatsTarget, parse_url
-from bsfg.substrates.server_version import demand_accepted
+from bsfg.substrates.server_version import demand_accepted, takes_batches
 
 CALL_TIMEOUT_SECONDS: Final = 5.0
 CONNECT_TIMEOUT_SECONDS: Final = 3
@@ -110,10 +110,10 @@ class Control:
             return None
         return str(self._client._server_info.get("server_id", ""))
 
-    def is_at_least(self, major: int, minor: int) -> bool:
-        """Whether the server we are connected to has at least this version; False while there is none."""
-        version = self.server_version
-        return version is not None and tuple(map(int, version.split(".")))[:2] >= (major, minor)
+    @property
+    def has_batches(self) -> bool:
+        """Whether the server we are connected to takes atomic batches; False while there is none."""
+        return takes_batches(self.server_version or "")
 
     async def wait_connected(self, timeout_seconds: float) -> None:
         """Return when connected; ``SubstrateUnavailable`` after the time."""

@@ -19,7 +19,7 @@ from bsfg.model.names import (
     inbound_subject,
     link_key,
 )
-from bsfg.substrates.append_plan import ATOMIC_SINCE, AppendPlan, Exclusivity, plan_appends
+from bsfg.substrates.append_plan import AppendPlan, Exclusivity, plan_appends
 from bsfg.substrates.begun_links import BegunLinks
 from bsfg.substrates.control import Control
 from bsfg.substrates.inbound_tip import Tip, read_tip
@@ -106,8 +106,7 @@ class JetStreamInboundLog:
         """How the zone's inbound streams are appended to; None while there is no server."""
         if self._control.server_version is None:
             return None
-        has_batches = self._control.is_at_least(*ATOMIC_SINCE)
-        return plan_appends(self._strategy, self._exclusivity, has_batches=has_batches)
+        return plan_appends(self._strategy, self._exclusivity, has_batches=self._control.has_batches)
 
     def close(self) -> None:
         """Close the writers' connections; appends under way end with an error."""
@@ -126,7 +125,7 @@ class JetStreamInboundLog:
                 self._zone,
                 generation,
                 self._replicas,
-                atomic=self._control.is_at_least(*ATOMIC_SINCE),
+                atomic=self._control.has_batches,
             )
             if self._built is not None:
                 config["metadata"][BUILDING_KEY] = "yes"

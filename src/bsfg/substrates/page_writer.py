@@ -13,7 +13,6 @@ acknowledged yet, unless nobody else can publish to the stream (:class:`Exclusiv
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,11 +24,12 @@ from bsfg.model.cursor import Fence
 from bsfg.model.fact import Fact
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.append_acks import ChunkAcks
-from bsfg.substrates.append_plan import ATOMIC_SINCE, Exclusivity, plan_appends
+from bsfg.substrates.append_plan import Exclusivity, plan_appends
 from bsfg.substrates.inbound_messages import Chunk, Encoder, Origin, Strategy
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_frames import Messages
 from bsfg.substrates.nats_stream_api import stream_state
+from bsfg.substrates.server_version import takes_batches
 
 __all__ = ["PageWriter", "Strategy"]
 
@@ -37,8 +37,6 @@ ACK_SECONDS: Final = 5.0
 PAYLOAD_BYTES_DEFAULT: Final = 1024 * 1024
 UNLIMITED: Final = -1
 BATCH_ID_DIGITS: Final = 24
-
-_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 
 
 class PageWriter:
@@ -159,7 +157,7 @@ class PageWriter:
         state = await stream_state(connection, self._jetstream_stream)
         self._created = state.created
         self._message_bytes_max = int(state.config.get("max_msg_size") or UNLIMITED)
-        has_batches = state.allow_atomic and _version(connection) >= ATOMIC_SINCE
+        has_batches = state.allow_atomic and takes_batches(str(connection.server_info.get("version", "")))
         self.plan = plan_appends(self._preferred, self._exclusivity, has_batches=has_batches)
 
     def _encode(
@@ -227,8 +225,3 @@ def _judge_all(written: list[ChunkAcks], error: SubstrateUnavailable) -> None:
             raise OutcomeUnknown(
                 f"{error.message}, before NATS had acknowledged all that was appended"
             ) from None
-
-
-def _version(connection: NatsConnection) -> tuple[int, int]:
-    match = _VERSION.match(str(connection.server_info.get("version", "")))
-    return (int(match[1]), int(match[2])) if match else (0, 0)

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from bsfg.errors import BsfgError, Code
 from bsfg.model.names import LOCAL_CONSUMER, StreamName, ZoneId, physical
-from bsfg.substrates.append_plan import ATOMIC_SINCE
 from bsfg.substrates.control import Control
 from bsfg.substrates.epochs import EpochBegan, ensure_epoch
 from bsfg.substrates.stream_configs import (
@@ -88,7 +87,7 @@ async def apply_stream(
             hint="say why, with --reason",
         )
     found = await control.api(f"STREAM.INFO.{physical(spec.name)}")
-    wanted = local_config(spec, zone, replicas, atomic=_knows_atomic(control))
+    wanted = local_config(spec, zone, replicas, atomic=control.has_batches)
     changes = differences(found["config"], wanted)
     _refuse_apply(spec.name, found["config"], changes)
     if changes:
@@ -168,7 +167,7 @@ async def _provision(
     epoch_began: EpochBegan,
     report: ProvisionReport,
 ) -> ProvisionReport:
-    wanted = local_config(spec, zone, replicas, atomic=_knows_atomic(control))
+    wanted = local_config(spec, zone, replicas, atomic=control.has_batches)
     found, created = await _find_or_create(control, wanted)
     adopted = is_adopted(found["config"])
     changes = differences(found["config"], wanted)
@@ -227,10 +226,6 @@ def _refuse_apply(stream: StreamName, found: Mapping[str, Any], changes: Sequenc
             f"stream apply {stream}: {', '.join(fixed)} of an existing stream can't be changed",
             hint="export the facts to a new stream",
         )
-
-
-def _knows_atomic(control: Control) -> bool:
-    return control.is_at_least(*ATOMIC_SINCE)
 
 
 def _equal(found: object, expected: object) -> bool:

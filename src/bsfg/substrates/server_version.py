@@ -13,6 +13,8 @@ ServerVersion = tuple[int, int, int]
 REFUSED_THROUGH: Final[ServerVersion] = (2, 10, 23)
 WARNED_BELOW: Final[ServerVersion] = (2, 12, 12)
 WARNED_RANGE: Final[tuple[ServerVersion, ServerVersion]] = ((2, 14, 0), (2, 14, 3))
+ATOMIC_SINCE: Final = (2, 12)
+"""The first version that takes atomic batches."""
 ADVICE: Final = "use 2.12.12 or newer of 2.12, or 2.14.4 or newer"
 
 _VERSION: Final = re.compile(r"\bv?(\d{1,4})\.(\d{1,4})\.(\d{1,4})", re.ASCII)
@@ -35,6 +37,12 @@ def parse_version(text: str) -> ServerVersion | None:
 def format_version(version: ServerVersion) -> str:
     """The version as people write it: ``2.15.1``."""
     return ".".join(str(part) for part in version)
+
+
+def takes_batches(text: str) -> bool:
+    """Whether a server that says this of itself takes atomic batches; False where it says no version."""
+    version = parse_version(text)
+    return version is not None and version[:2] >= ATOMIC_SINCE
 
 
 def demand_accepted(text: str) -> None:

@@ -19,7 +19,7 @@ from bsfg.substrates.embedded_launch import refuse_foreign_files
 from bsfg.substrates.embedded_process import find_program, last_words, program_version
 from bsfg.substrates.embedded_record import ServerRecord, load_record
 from bsfg.substrates.nkey_files import ensure_seed
-from bsfg.substrates.server_version import judge, parse_version
+from bsfg.substrates.server_version import judge, parse_version, takes_batches
 from bsfg.substrates.store_lock import find_holder, holder_if, try_lock
 
 OPERATIONAL = StreamName("facts.operational")
@@ -49,6 +49,14 @@ def test_versions_are_refused_warned_and_accepted(text: str, accepted: bool, war
 
 def test_a_text_without_a_version_has_none() -> None:
     assert parse_version("nats-server: development") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "takes"),
+    [("2.11.9", False), ("2.12.0", True), ("3.0.0", True), ("nats-server: v2.15.1", True), ("", False)],
+)
+def test_atomic_batches_are_taken_since_2_12(text: str, takes: bool) -> None:
+    assert takes_batches(text) is takes
 
 
 async def test_the_installed_program_is_found_and_accepted() -> None:
