@@ -14,6 +14,7 @@ import socket
 import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from nats.aio.client import Client
 from nats.js.api import ConsumerConfig, StreamConfig
 from tests.support.patience import patience
 
+from bsfg.daemon.links import PAGE_FACTS
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.lab.homes import LOOPBACK, free_port
 from bsfg.model.names import StreamName, ZoneId, physical, subjects
@@ -98,6 +100,12 @@ async def connected(server: EmbeddedServer, seed: Path | None = None) -> AsyncIt
 
 async def _ignore(error: Exception) -> None:
     pass
+
+
+def recorded(server: EmbeddedServer) -> ServerRecord:
+    record = load_record(server.paths.record)
+    assert record is not None
+    return record
 
 
 async def provision(connection: Client, *streams: StreamName) -> None:
@@ -175,6 +183,25 @@ async def test_what_it_writes_is_private_and_it_listens_on_loopback_alone(make: 
         await asyncio.open_connection("127.0.0.2", server.port)
 
 
+async def test_a_batch_may_be_as_large_as_a_page(make: MakeServer) -> None:
+    server = make()
+    await server.start()
+    async with connected(server) as gateway:
+        config = {"name": "pages", "subjects": ["in.pages"], "allow_atomic": True}
+        await gateway.request("$JS.API.STREAM.CREATE.pages", json.dumps(config).encode(), timeout=SECONDS)
+
+        async def commit(messages: int) -> dict[str, Any]:
+            head = {"Nats-Batch-Id": f"of {messages}"}
+            for number in range(1, messages):
+                await gateway.publish("in.pages", headers=head | {"Nats-Batch-Sequence": str(number)})
+            last = head | {"Nats-Batch-Sequence": str(messages), "Nats-Batch-Commit": "1"}
+            answer = await gateway.request("in.pages", headers=last, timeout=SECONDS)
+            return dict(json.loads(answer.data))
+
+        assert (await commit(PAGE_FACTS))["count"] == PAGE_FACTS
+        assert "too large" in (await commit(PAGE_FACTS + 1))["error"]["description"]
+
+
 async def test_strict_syncs_always_and_lazy_does_not(make: MakeServer) -> None:
     server = make()
     await server.start()
@@ -229,7 +256,7 @@ async def test_an_adopted_server_takes_new_streams_without_a_restart(make: MakeS
         await local.jetstream().publish("facts.orders", b"1")
 
 
-@pytest.mark.parametrize("damage", ["port", "record"])
+@pytest.mark.parametrize("damage", ["port", "record", "limit of a batch"])
 async def test_a_server_that_cannot_be_adopted_is_restarted_in_order(make: MakeServer, damage: str) -> None:
     first = make()
     await first.start()
@@ -240,6 +267,8 @@ async def test_a_server_that_cannot_be_adopted_is_restarted_in_order(make: MakeS
     await first.detach()
     if damage == "record":
         first.paths.record.write_text("{")
+    if damage == "limit of a batch":
+        replace(recorded(first), batch_messages_max=1_000).save(first.paths.record)
     second = make(port=free_port(LOOPBACK, set()) if damage == "port" else first.port)
     await second.start()
     assert second.pid != pid
@@ -353,7 +382,7 @@ async def test_a_taken_port_is_named_and_used_once_it_is_free(make: MakeServer) 
 async def test_a_store_of_a_newer_server_is_refused(make: MakeServer) -> None:
     server = make()
     server.paths.store.mkdir(parents=True)
-    record = ServerRecord(1, 2, server.port, "99.1.0", str(server.paths.store), True, "")
+    record = ServerRecord(1, 2, server.port, "99.1.0", str(server.paths.store), True, None, "")
     record.save(server.paths.record)
     with pytest.raises(BsfgError, match=r"last used by nats-server 99\.1\.0") as caught:
         await server.start()

@@ -23,11 +23,14 @@ STOP_SECONDS: Final = 10.0
 class NatsServer:
     """A nats-server process; its port and store stay the same over restarts."""
 
-    def __init__(self, directory: Path, sync_interval: str | None = None, extra: str = "") -> None:
+    def __init__(
+        self, directory: Path, sync_interval: str | None = None, extra: str = "", *, limits: str = ""
+    ) -> None:
         self.directory = directory
         self.port = -1
         self._sync_interval = sync_interval
         self._extra = extra
+        self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -47,10 +50,11 @@ class NatsServer:
         """Return when the server accepts connections and JetStream is up."""
         self.directory.mkdir(parents=True, exist_ok=True)
         sync = f'sync_interval: "{self._sync_interval}"' if self._sync_interval else ""
+        limits = f"limits {{ {self._limits} }}" if self._limits else ""
         configuration = self.directory / "nats.conf"
         configuration.write_text(
             f'host: "127.0.0.1"\nport: {self.port}\nports_file_dir: "{self.directory}"\n'
-            f'jetstream {{\n  store_dir: "{self.directory / "store"}"\n  {sync}\n}}\n{self._extra}\n'
+            f'jetstream {{\n  store_dir: "{self.directory / "store"}"\n  {sync}\n  {limits}\n}}\n{self._extra}\n'
         )
         log = (self.directory / "nats.log").open("ab")
         with log:
@@ -92,10 +96,10 @@ class NatsServer:
 
 @contextmanager
 def running_nats(
-    directory: Path, *, sync_interval: str | None = None, extra: str = ""
+    directory: Path, *, sync_interval: str | None = None, extra: str = "", limits: str = ""
 ) -> Iterator[NatsServer]:
-    """A server that runs inside the block; ``extra`` is further configuration text."""
-    server = NatsServer(directory, sync_interval, extra)
+    """A server that runs inside the block; ``extra`` is further configuration text, ``limits`` are JetStream's."""
+    server = NatsServer(directory, sync_interval, extra, limits=limits)
     server.start()
     try:
         yield server

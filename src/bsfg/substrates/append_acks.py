@@ -15,9 +15,14 @@ from bsfg.substrates.nats_stream_api import ApiError, refuse
 
 WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
 STORE_FAILED: Final = 10077
+BATCH_TOO_LARGE: Final = 10199
 MESSAGE_TOO_LARGE: Final = frozenset({10054, 10097})
 _FULL_WORDS: Final = ("maximum bytes exceeded", "maximum messages exceeded", "no space left")
 _LARGE_WORDS: Final = ("message too large",)
+
+
+class BatchTooLarge(SubstrateUnavailable):
+    """The server takes no atomic batch of this many messages; nothing of it was stored, and smaller ones go in."""
 
 
 class PubAck(msgspec.Struct):
@@ -89,6 +94,8 @@ def _refused(error: ApiError, action: str) -> None:
     message = f"{action}: {error.description} (JetStream error {error.err_code})"
     if error.err_code in WRONG_LAST_SEQUENCE:
         raise Fenced(message)
+    if error.err_code == BATCH_TOO_LARGE:
+        raise BatchTooLarge(message)
     words = error.description.lower()
     if error.err_code in MESSAGE_TOO_LARGE or any(part in words for part in _LARGE_WORDS):
         raise BsfgError(

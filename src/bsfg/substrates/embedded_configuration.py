@@ -72,6 +72,8 @@ class ServerSettings:
     durability_strict: bool
     streams: tuple[StreamName, ...]
     users: ServerUsers
+    batch_messages_max: int | None = None
+    """None where the server does not know the limit, and has one of its own."""
 
 
 def publishable(streams: Sequence[StreamName]) -> list[str]:
@@ -88,6 +90,9 @@ def digest(text: str) -> str:
 def render(settings: ServerSettings) -> str:
     """The text of the configuration file; equal settings give equal text."""
     sync = "\n  sync_interval: always" if settings.durability_strict else ""
+    limits = ""
+    if settings.batch_messages_max is not None:
+        limits = f"\n  limits {{\n    batch {{ max_msgs: {settings.batch_messages_max} }}\n  }}"
     return f"""\
 server_name: {_quoted(f"bsfg-{settings.zone}")}
 listen: {_quoted(f"{HOST}:{settings.port}")}
@@ -97,7 +102,7 @@ logfile_size_limit: {LOG_BYTES_MAX}
 logfile_max_num: {LOG_FILES_MAX}
 jetstream {{
   store_dir: {_quoted(str(settings.store))}
-  max_file_store: {STORE_BYTES_MAX}{sync}
+  max_file_store: {STORE_BYTES_MAX}{sync}{limits}
 }}
 accounts {{
 {_gateway_account(settings)}

@@ -15,6 +15,7 @@ from typing import Final
 
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.model.names import StreamName, ZoneId
+from bsfg.substrates.append_plan import LARGE_BATCH_MESSAGES_MAX
 from bsfg.substrates.embedded_configuration import HOST, ServerSettings, ServerUsers, digest, render
 from bsfg.substrates.embedded_probe import ask_as, has_loaded
 from bsfg.substrates.embedded_process import (
@@ -28,7 +29,13 @@ from bsfg.substrates.embedded_process import (
 from bsfg.substrates.embedded_record import ServerRecord, load_record
 from bsfg.substrates.nkey_files import ensure_seed
 from bsfg.substrates.private_files import private_folder, replace_private
-from bsfg.substrates.server_version import ServerVersion, format_version, judge, parse_version
+from bsfg.substrates.server_version import (
+    BATCH_LIMIT_SINCE,
+    ServerVersion,
+    format_version,
+    judge,
+    parse_version,
+)
 from bsfg.substrates.store_lock import Holder, find_holder, holder_if, try_lock
 
 HOLDER_SECONDS: Final = 2.0
@@ -117,8 +124,8 @@ class ServerLauncher:
 
         Raises ``configuration`` where an operator must act, ``unavailable`` where another attempt may succeed.
         """
-        text = self._prepare(streams)
         version = await program_version(self._program)
+        text = self._prepare(streams, version)
         waiting_until = asyncio.get_running_loop().time() + HOLDER_SECONDS
         while True:
             lock = try_lock(self.paths.lock)
@@ -156,7 +163,7 @@ class ServerLauncher:
         Raises ``unavailable`` if the server has not taken the configuration in time; it keeps the one it had, and
         takes the new one when it is started next.
         """
-        text = self._prepare(streams)
+        text = self._prepare(streams, self.version or (0, 0, 0))
         log_start = log_size(self.paths.log)
         replace_private(self.paths.configuration, text.encode())
         process.send(signal.SIGHUP)
@@ -180,7 +187,7 @@ class ServerLauncher:
             hint=f"its log is {self.paths.log}",
         )
 
-    def _prepare(self, streams: Sequence[StreamName]) -> str:
+    def _prepare(self, streams: Sequence[StreamName], version: ServerVersion) -> str:
         """The configuration's text; folders and seeds exist on return."""
         paths = self.paths
         private_folder(paths.folder)
@@ -190,7 +197,14 @@ class ServerLauncher:
         )
         return render(
             ServerSettings(
-                self._zone, self._port, paths.store, paths.log, self._durability_strict, tuple(streams), users
+                self._zone,
+                self._port,
+                paths.store,
+                paths.log,
+                self._durability_strict,
+                tuple(streams),
+                users,
+                _batch_messages_max(version),
             )
         )
 
@@ -240,9 +254,10 @@ class ServerLauncher:
         version = parse_version(record.version)
         if version is None or not judge(version).accepted:
             return f"its version {record.version} is refused"
-        was = (record.port, record.store, record.durability_strict)
-        if was != (self._port, str(self.paths.store), self._durability_strict):
-            return "its port, store or durability is no longer the configured one"
+        was = (record.port, record.store, record.durability_strict, record.batch_messages_max)
+        wanted = (self._port, str(self.paths.store), self._durability_strict, _batch_messages_max(version))
+        if was != wanted:
+            return "its port, store, durability or limit of a batch is no longer the configured one"
         self.version = version
         return ""
 
@@ -282,6 +297,7 @@ class ServerLauncher:
             version=format_version(self.version or (0, 0, 0)),
             store=str(self.paths.store),
             durability_strict=self._durability_strict,
+            batch_messages_max=_batch_messages_max(self.version or (0, 0, 0)),
             configuration_sha256=digest(text),
         )
         # Without a record the next gateway restarts the server; without the server nothing works.
@@ -318,6 +334,10 @@ class ServerLauncher:
             self.process.release()
         self.process = process
         return process
+
+
+def _batch_messages_max(version: ServerVersion) -> int | None:
+    return LARGE_BATCH_MESSAGES_MAX if version[:2] >= BATCH_LIMIT_SINCE else None
 
 
 def refuse_taken_port(port: int) -> None:

@@ -27,6 +27,8 @@ class ServerRecord:
     version: str
     store: str
     durability_strict: bool
+    batch_messages_max: int | None
+    """A limit that a running server does not change."""
     configuration_sha256: str
     """The configuration that the server has loaded, not merely the one in the file."""
 

@@ -21,9 +21,6 @@ from bsfg.model.names import StreamName, ZoneId, printable, tail_of
 from bsfg.substrates.nats_frames import HEADER_FRAME_BYTES
 from bsfg.substrates.number_texts import UnspeltTime, decimals, time_texts
 
-PIPELINED_MESSAGES_MAX: Final = 2_000
-BATCH_MESSAGES_MAX: Final = 1_000
-"""The most that nats-server takes in one atomic batch; as near to it as possible is fastest."""
 CHUNK_BYTES_MAX: Final = 8 * 1024 * 1024
 FENCE_HEADER: Final = b"Nats-Expected-Last-Sequence: "
 _BEFORE_PAYLOAD: Final = b"\r\n\r\n"
@@ -44,12 +41,6 @@ class Strategy(Enum):
     ATOMIC = "atomic"
     EACH = "each"
     PIPELINED = "pipelined"
-
-
-_COUNTS_MAX: Final = {
-    Strategy.ATOMIC: BATCH_MESSAGES_MAX,
-    Strategy.PIPELINED: PIPELINED_MESSAGES_MAX,
-}
 
 
 class Origin(NamedTuple):
@@ -90,19 +81,19 @@ class Encoder:
         base_sequence: int,
         strategy: Strategy,
         new_reply: Callable[[], tuple[str, bytes]],
-        singles_max: int = 1,
+        messages_max: int,
     ) -> list[Chunk]:
         """The facts as chunks, in order; ``new_reply`` gives each chunk its id and its reply subject.
 
-        ``singles_max`` is how many messages a chunk may hold that is no atomic batch. Nothing has been sent when this
+        ``messages_max`` is how many messages a chunk may hold. Nothing has been sent when this
         raises.
         """
         rows = self._rows(Facts.of(facts))
         chunks: list[Chunk] = []
-        start, count_max = 0, _COUNTS_MAX.get(strategy, singles_max)
+        start = 0
         fits = rows.facts.content_bytes <= CHUNK_BYTES_MAX
         while start < len(facts):
-            end = min(len(facts), start + count_max) if fits else _end_of_chunk(rows.facts, start, count_max)
+            end = min(len(facts), start + messages_max) if fits else _end_of_chunk(rows.facts, start, messages_max)
             batch_id, reply = new_reply()
             base, part = base_sequence + start, rows.part(start, end)
             if strategy is Strategy.ATOMIC and end - start > 1:

@@ -23,8 +23,8 @@ from bsfg.errors import Fenced, OutcomeUnknown, SubstrateUnavailable
 from bsfg.model.cursor import Fence
 from bsfg.model.fact import Fact
 from bsfg.model.names import StreamName, ZoneId
-from bsfg.substrates.append_acks import ChunkAcks
-from bsfg.substrates.append_plan import Exclusivity, plan_appends
+from bsfg.substrates.append_acks import BatchTooLarge, ChunkAcks
+from bsfg.substrates.append_plan import BATCH_MESSAGES_MAX, Exclusivity, plan_appends
 from bsfg.substrates.inbound_messages import Chunk, Encoder, Origin, Strategy
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_frames import Messages
@@ -63,6 +63,7 @@ class PageWriter:
         """What is done on the present connection."""
         self._has_failed = False
         self._failures = 0
+        self._batch_messages_max = self.plan.batch_messages
         self._connection: NatsConnection | None = None
         self._created = ""
         self._message_bytes_max = UNLIMITED
@@ -90,6 +91,22 @@ class PageWriter:
         """
         if not facts:
             return fence
+        origin = Origin(zone, stream, epoch)
+        try:
+            return await self._append(fence, subject_prefix, origin, facts)
+        except BatchTooLarge:
+            self._batch_messages_max = BATCH_MESSAGES_MAX
+            return await self._append(fence, subject_prefix, origin, facts)
+
+    def close(self) -> None:
+        """Close the connection; appends under way fail, and a later one opens a new connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def _append(
+        self, fence: Fence, subject_prefix: str, origin: Origin, facts: Sequence[Fact]
+    ) -> Fence:
         written: list[ChunkAcks] = []
         connection: NatsConnection | None = None
         failures = self._failures
@@ -97,9 +114,7 @@ class PageWriter:
             async with self._writing:
                 self._check_none_failed_since(failures)
                 connection = await self._ready(fence)
-                for chunk in self._encode(
-                    connection, fence, subject_prefix, Origin(zone, stream, epoch), facts
-                ):
+                for chunk in self._encode(connection, fence, subject_prefix, origin, facts):
                     await self._write(connection, chunk, written)
             for acks in written:
                 await self._settle(acks)
@@ -113,12 +128,6 @@ class PageWriter:
             raise
         self._has_failed = False
         return replace(fence, local_sequence=fence.local_sequence + len(facts))
-
-    def close(self) -> None:
-        """Close the connection; appends under way fail, and a later one opens a new connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
     def _check_none_failed_since(self, failures: int) -> None:
         if self._failures != failures:
@@ -158,7 +167,8 @@ class PageWriter:
         self._created = state.created
         self._message_bytes_max = int(state.config.get("max_msg_size") or UNLIMITED)
         has_batches = state.allow_atomic and takes_batches(str(connection.server_info.get("version", "")))
-        self.plan = plan_appends(self._preferred, self._exclusivity, has_batches=has_batches)
+        plan = plan_appends(self._preferred, self._exclusivity, has_batches=has_batches)
+        self.plan = replace(plan, batch_messages=min(plan.batch_messages, self._batch_messages_max))
 
     def _encode(
         self,
@@ -182,7 +192,7 @@ class PageWriter:
 
         strategy = self.plan.careful if self._has_failed else self.plan.strategy
         return encoder.chunks(
-            facts, fence.local_sequence, strategy, new_reply, self.plan.singles_in_flight
+            facts, fence.local_sequence, strategy, new_reply, self.plan.messages_max(strategy)
         )
 
     async def _write(self, connection: NatsConnection, chunk: Chunk, written: list[ChunkAcks]) -> None:

@@ -15,6 +15,8 @@ WARNED_BELOW: Final[ServerVersion] = (2, 12, 12)
 WARNED_RANGE: Final[tuple[ServerVersion, ServerVersion]] = ((2, 14, 0), (2, 14, 3))
 ATOMIC_SINCE: Final = (2, 12)
 """The first version that takes atomic batches."""
+BATCH_LIMIT_SINCE: Final = (2, 15)
+"""The first version that was seen to take the limit of a batch from its configuration."""
 ADVICE: Final = "use 2.12.12 or newer of 2.12, or 2.14.4 or newer"
 
 _VERSION: Final = re.compile(r"\bv?(\d{1,4})\.(\d{1,4})\.(\d{1,4})", re.ASCII)

@@ -31,7 +31,7 @@ from bsfg.model.cursor import Cursor, LinkName, LinkState, parse_init_mode
 from bsfg.model.names import StreamName, inbound_physical, inbound_subject, link_key, parse_stream
 from bsfg.model.page import FetchRequest, Page, PageLimits
 from bsfg.model.ranges import Ranges
-from bsfg.substrates.append_plan import Exclusivity
+from bsfg.substrates.append_plan import LARGE_BATCH_MESSAGES_MAX, Exclusivity
 from bsfg.substrates.control import Control
 from bsfg.substrates.generations import JetStreamGenerations, Kept, Plan
 from bsfg.substrates.inbound_log import BUCKET_BUILDS, JetStreamInboundLog
@@ -150,7 +150,8 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with running_nats(tmp_path_factory.mktemp("nats"), extra="max_payload: 2MB") as running:
+    limits = f"batch {{ max_msgs: {LARGE_BATCH_MESSAGES_MAX} }}"
+    with running_nats(tmp_path_factory.mktemp("nats"), extra="max_payload: 2MB", limits=limits) as running:
         yield running
 
 

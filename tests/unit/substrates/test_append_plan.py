@@ -47,6 +47,7 @@ def test_the_fastest_way_that_is_exact(
     words: str,
 ) -> None:
     plan = plan_appends(preferred, exclusivity, has_batches=has_batches)
+    batch_messages = 5_000 if exclusivity is Exclusivity.PROVED else 1_000
     careful = Strategy.ATOMIC if has_batches and preferred is not Strategy.EACH else Strategy.EACH
-    assert plan == AppendPlan(strategy, careful, *in_flight)
+    assert plan == AppendPlan(strategy, careful, *in_flight, batch_messages)
     assert str(plan) == words

@@ -130,6 +130,17 @@ def test_the_configuration_depends_on_durability_and_streams(tmp_path: Path) -> 
     assert "sync_interval" not in render(settings(False))
 
 
+@pytest.mark.parametrize(("limit", "text"), [(None, ""), (5_000, "batch { max_msgs: 5000 }")])
+def test_the_limit_of_a_batch_is_told_to_servers_that_know_it(
+    tmp_path: Path, limit: int | None, text: str
+) -> None:
+    users = ServerUsers("UGATEWAY", "ULOCAL", "UADMIN")
+    configuration = render(
+        ServerSettings(ZoneId("plant-a"), 4222, tmp_path, tmp_path / "log", True, (OPERATIONAL,), users, limit)
+    )
+    assert ("limits" in configuration, text in configuration) == (limit is not None, True)
+
+
 def test_local_applications_publish_to_their_streams_and_never_change_one() -> None:
     allowed = publishable([OPERATIONAL])
     assert {"facts.operational", "facts.operational.>"} <= set(allowed)
@@ -145,7 +156,7 @@ def test_local_applications_publish_to_their_streams_and_never_change_one() -> N
 
 def test_a_record_survives_and_a_broken_one_is_none(tmp_path: Path) -> None:
     path = tmp_path / "server.json"
-    record = ServerRecord(1, 2, 4222, "2.15.1", "/store", True, "abc")
+    record = ServerRecord(1, 2, 4222, "2.15.1", "/store", True, 5_000, "abc")
     record.save(path)
     assert load_record(path) == record
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -19,7 +19,7 @@ from bsfg.model.moment import format_time
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import PageLimits
 from bsfg.substrates.append_acks import ChunkAcks
-from bsfg.substrates.append_plan import Exclusivity
+from bsfg.substrates.append_plan import LARGE_BATCH_MESSAGES_MAX, Exclusivity
 from bsfg.substrates.inbound_messages import (
     CHUNK_BYTES_MAX,
     Chunk,
@@ -43,7 +43,9 @@ numbers = count(1)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as running:
+    """Takes large batches, as the embedded one does."""
+    limits = f"batch {{ max_msgs: {LARGE_BATCH_MESSAGES_MAX} }}"
+    with running_nats(tmp_path_factory.mktemp("nats"), limits=limits) as running:
         yield running
 
 
@@ -120,6 +122,10 @@ def origin_header(message: StoredMessage) -> str:
     return next(value for name, value in header_pairs(message.headers) if name == ORIGIN_HEADER)
 
 
+def batch_id(message: StoredMessage) -> str:
+    return next(value for name, value in header_pairs(message.headers) if name == "Nats-Batch-Id")
+
+
 def rebuilt(message: StoredMessage, prefix: str) -> Fact:
     """The origin's fact, from nothing but its inbound message."""
     origin = parse_origin(origin_header(message))
@@ -188,6 +194,29 @@ async def test_appends_that_overlap_are_stored_in_the_order_of_their_calls(
     assert await inbound.origins() == list(range(1, 3_601))
 
 
+async def test_a_page_is_one_batch_where_the_server_takes_large_ones(inbound: Inbound) -> None:
+    writer = inbound.writer(Strategy.ATOMIC, Exclusivity.PROVED)
+    await inbound.append(writer, await inbound.fence(), facts(1, 5_000))
+    places = [await message_at(inbound.connection, inbound.name, sequence) for sequence in (1, 5_000)]
+    first, last = (batch_id(place) for place in places if place is not None)
+    assert first == last
+    assert await inbound.origins() == list(range(1, 5_001))
+
+
+async def test_a_server_that_takes_no_large_batches_is_given_small_ones(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        connection = await NatsConnection.connect(server.target, name="test")
+        inbound = Inbound(server.target, connection)
+        await inbound.create()
+        writer = inbound.writer(Strategy.ATOMIC, Exclusivity.PROVED)
+        fence = await inbound.append(writer, await inbound.fence(), facts(1, 2_500))
+        assert writer.plan.batch_messages == 1_000
+        await inbound.append(writer, fence, facts(2_501, 5_000))
+        assert await inbound.origins() == list(range(1, 5_001))
+        inbound.close()
+        connection.close()
+
+
 async def test_large_facts_are_split_by_bytes(inbound: Inbound) -> None:
     page = facts(1, 20, size=1_000_000)
     fence = await inbound.append(inbound.writer(Strategy.ATOMIC), await inbound.fence(), page)
@@ -208,8 +237,10 @@ def test_chunks_are_as_near_to_a_full_batch_as_they_can_be() -> None:
     encoder = Encoder(Origin(ZONE, STREAM, EPOCH), "in.x", 1024 * 1024)
     replies = iter((f"id{number}", b"r.%d." % number) for number in count())
 
-    def chunks(page: list[Fact], strategy: Strategy = Strategy.ATOMIC, singles_max: int = 1) -> list[Chunk]:
-        return encoder.chunks(page, 40, strategy, lambda: next(replies), singles_max)
+    def chunks(
+        page: list[Fact], strategy: Strategy = Strategy.ATOMIC, messages_max: int = 1_000
+    ) -> list[Chunk]:
+        return encoder.chunks(page, 40, strategy, lambda: next(replies), messages_max)
 
     split = chunks(facts(1, 2_001))
     assert [(each.facts, each.base_sequence, each.replies) for each in split] == [
@@ -223,7 +254,7 @@ def test_chunks_are_as_near_to_a_full_batch_as_they_can_be() -> None:
     assert split[1].buffer.index(fence + b"1040\r\n") < split[1].buffer.index(b"Nats-Batch-Sequence: 2\r\n")
     assert [each.buffer.count(b"Nats-Batch-Commit: 1\r\n") for each in split] == [1, 1, 0]
     assert all(len(each.buffer) <= CHUNK_BYTES_MAX * 1.01 for each in chunks(facts(1, 30, size=900_000)))
-    assert [each.facts for each in chunks(facts(1, 3), Strategy.EACH)] == [1, 1, 1]
+    assert [each.facts for each in chunks(facts(1, 3), Strategy.EACH, 1)] == [1, 1, 1]
     single = chunks(facts(1, 300), Strategy.EACH, 125)
     assert [each.facts for each in single] == [125, 125, 50]
     assert (
