@@ -132,15 +132,19 @@ class FetchService:
         if request.after is None:
             start = await self._agree(caller.peer, request)
             return await self._page(caller, request.stream, start, request.limits)
-        # The reader waits for facts while both agree, and nothing that it brings is used before they have.
-        after = request.after.scanned_through
-        reading = asyncio.ensure_future(
-            read_while_allowed(self._log, caller, request.stream, after, request.limits)
+        facts = read_while_allowed(
+            self._log, caller, request.stream, request.after.scanned_through, request.limits
         )
-        try:
-            agreed = self._agreed_before(caller.peer, request)
-            if agreed is None or not _proves(await reading, agreed):
+        agreed = self._agreed_before(caller.peer, request)
+        if agreed is not None:
+            seen = await facts
+            if not _proves(seen, agreed):
                 agreed = await self._agree(caller.peer, request)
+            return await self._page_of(caller, agreed, seen)
+        # The reader waits for facts while both agree, and nothing that it brings is used before they have.
+        reading = asyncio.ensure_future(facts)
+        try:
+            agreed = await self._agree(caller.peer, request)
             return await self._page_of(caller, agreed, await reading)
         finally:
             await end_tasks(reading)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from bsfg.errors import BsfgError, Code, SubstrateUnavailable
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.model.page import LogDescription, LogSlice, PageLimits
 from bsfg.model.policy import ReadStream
 from bsfg.ports import ExportedLog
-from bsfg.tasks import end_tasks
 from bsfg.transport.access import stream_denied
 
 STORE_SECONDS_MAX: Final = 3.0
@@ -59,12 +58,11 @@ async def read_while_allowed(
     log: ExportedLog, caller: Caller, stream: StreamName, after: int, limits: PageLimits
 ) -> LogSlice:
     """The read, given up at once when a change of the access takes the permission away (I34)."""
-    reading = asyncio.ensure_future(log.read(stream, after, limits))
-    seconds = limits.wait_seconds + STORE_SECONDS_MAX
-    try:
-        return await in_time(_while_allowed(reading, caller, ReadStream(stream)), seconds)
-    finally:
-        await end_tasks(reading)
+    wish = ReadStream(stream)
+    async with _WhileAllowed(caller, wish):
+        seen = await in_time(log.read(stream, after, limits), limits.wait_seconds + STORE_SECONDS_MAX)
+    caller.demand(wish)
+    return seen
 
 
 async def in_time(answer: Awaitable[_T], seconds: float = STORE_SECONDS_MAX) -> _T:
@@ -76,13 +74,40 @@ async def in_time(answer: Awaitable[_T], seconds: float = STORE_SECONDS_MAX) -> 
         raise SubstrateUnavailable(f"the local store did not answer within {seconds:.0f} s") from error
 
 
-async def _while_allowed(reading: asyncio.Future[_T], caller: Caller, wish: ReadStream) -> _T:
-    while not reading.done():
-        changing = asyncio.ensure_future(caller.changed())
-        waited_for: set[asyncio.Future[Any]] = {reading, changing}
-        try:
-            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            changing.cancel()
-        caller.demand(wish)
-    return await reading
+class _WhileAllowed:
+    """What is awaited inside ends with the refusal as soon as there is one.
+
+    The task itself waits inside, as under ``asyncio.timeout``: what it waits for reaches it in one turn of the loop.
+    """
+
+    def __init__(self, caller: Caller, wish: ReadStream) -> None:
+        self._caller = caller
+        self._wish = wish
+        self._refusal: BaseException | None = None
+        self._is_over = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelled_before = task.cancelling()
+        self._watch = asyncio.create_task(self._watch_access())
+        self._watch.add_done_callback(self._end)
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        self._is_over = True
+        self._watch.cancel()
+        if self._refusal is not None and self._task.uncancel() <= self._cancelled_before:
+            raise self._refusal
+
+    async def _watch_access(self) -> None:
+        while True:
+            await self._caller.changed()
+            self._caller.demand(self._wish)
+
+    def _end(self, watch: asyncio.Task[None]) -> None:
+        refusal = None if watch.cancelled() else watch.exception()
+        # A watch can end in the very turn in which what it watched has ended; then the task is elsewhere by now.
+        if refusal is not None and not self._is_over:
+            self._refusal = refusal
+            self._task.cancel()
