@@ -18,6 +18,8 @@ from bsfg.substrates.number_texts import stand_in
 ACK_TOKENS: Final = 9
 ACK_TOKENS_WITH_DOMAIN: Final = 11
 """The same with ``<domain>.<account>`` in front of the stream; a random token may follow."""
+ALIKE_LINES_MIN: Final = 32
+"""Fewer are read one by one as fast."""
 CUTS_CACHED_MAX: Final = 16
 
 _ACK_BEGINS: Final = [b"$JS", b"ACK"]
@@ -47,7 +49,7 @@ class Delivered(NamedTuple):
 
 def delivered(run: Messages) -> Delivered:
     """The control lines of a run of messages, all taken apart at once; ValueError if they can't be."""
-    return _alike(run) or _each(run)
+    return (len(run) >= ALIKE_LINES_MIN and _alike(run)) or _each(run)
 
 
 def numbers_of(replies: list[bytes]) -> list[int]:

@@ -8,12 +8,12 @@ and an empty read counts only when the consumer itself has delivered exactly wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Final
 
-from bsfg.errors import SubstrateUnavailable
+from bsfg.errors import BsfgError, SubstrateUnavailable
 from bsfg.model.fact import Fact
 from bsfg.model.facts import Facts
 from bsfg.model.names import StreamName
@@ -110,7 +110,7 @@ class PageReader:
         held = Facts.of([self._ahead] if self._ahead is not None else [])
         held_pending, self._ahead = self._ahead_pending, None
         room = limits.bytes - sum(_size(fact) for fact in held)
-        asked = consumer.connection.ask(stream_info_subject(self._jetstream_stream))
+        asked = _AskedState(consumer.connection, self._jetstream_stream)
         try:
             pulled = Pulled(_NOTHING, held_pending)
             if room > 0:
@@ -120,18 +120,19 @@ class PageReader:
                 )
                 if held and not pulled.facts and not pulled.is_end:
                     pulled = Pulled(_NOTHING, held_pending)
-            state = await self._state(consumer, asked)
+            state = await asked.state()
         finally:
             asked.cancel()
+        if state.created != self.created:
+            raise ConsumerLost("the stream was made again")
         if not held and not pulled.facts:
             pulled = await consumer.pull(limits.facts + 1, limits.bytes, 0.0)
             if not pulled.facts:
                 return await self._nothing(consumer, after, state.last_seq)
         facts = Facts.joined([held, pulled.facts]) if held else pulled.facts
-        found = await self._slice(consumer, facts, pulled.pending, limits, state.last_seq)
         # A consumer ends with its stream and, being in memory, with its server: one that has answered proves both.
         is_continuous = consumer is before and room > 0
-        return replace(found, is_continuous=is_continuous, reader=_reader(consumer, state))
+        return await self._slice(consumer, facts, pulled.pending, limits, state, is_continuous=is_continuous)
 
     async def _positioned(self, after: int) -> PullConsumer:
         """The consumer that stands behind ``after``: the one we have if it does, else a new one."""
@@ -155,15 +156,6 @@ class PageReader:
             self._connection = await self._connect()
         return self._connection
 
-    async def _state(self, consumer: PullConsumer, asked: asyncio.Future[Frame]) -> StreamState:
-        """The stream as it was asked for beside the pull; a stream made again since makes the consumer worthless."""
-        nats_subject = stream_info_subject(self._jetstream_stream)
-        frame = await consumer.connection.answer(asked, nats_subject)
-        state = parse_stream_state(frame, self._jetstream_stream)
-        if state.created != self.created:
-            raise ConsumerLost("the stream was made again")
-        return state
-
     async def _nothing(self, consumer: PullConsumer, after: int, last_seq: int) -> LogSlice:
         """The empty slice: the scan reached the last sequence that was known before the pull came back empty."""
         await consumer.check_nothing_lost()
@@ -172,7 +164,14 @@ class PageReader:
         return LogSlice(_NOTHING, self._scanned, last_seq, 0, None)
 
     async def _slice(
-        self, consumer: PullConsumer, facts: Facts, pending: int, limits: PageLimits, last_seq: int
+        self,
+        consumer: PullConsumer,
+        facts: Facts,
+        pending: int,
+        limits: PageLimits,
+        state: StreamState,
+        *,
+        is_continuous: bool,
     ) -> LogSlice:
         if len(facts) > limits.facts or (pending and len(facts) > 1):
             self._ahead, self._ahead_pending, facts = facts[-1], pending, facts[:-1]
@@ -183,14 +182,45 @@ class PageReader:
             following = await message_from(consumer.connection, self._jetstream_stream, self._scanned + 1)
             next_time = following.time if following is not None else None
             pending = pending if following is not None else 0
-        head = max(last_seq, self._scanned, self._ahead.sequence if self._ahead is not None else 0)
-        return LogSlice(facts, self._scanned, head, pending, next_time)
+        head = max(state.last_seq, self._scanned, self._ahead.sequence if self._ahead is not None else 0)
+        return LogSlice(
+            facts, self._scanned, head, pending, next_time, is_continuous, _reader(consumer, state)
+        )
 
     def _give_up(self) -> None:
         self._ahead = None
         if self._consumer is not None:
             self._consumer.delete()
             self._consumer = None
+
+
+class _AskedState:
+    """The stream's state, asked for beside a pull and read while that still waits for facts."""
+
+    def __init__(self, connection: NatsConnection, jetstream_stream: str) -> None:
+        self._connection = connection
+        self._jetstream_stream = jetstream_stream
+        self._nats_subject = stream_info_subject(jetstream_stream)
+        self._state: StreamState | None = None
+        self._asked = connection.ask(self._nats_subject)
+        self._asked.add_done_callback(self._answered)
+
+    async def state(self) -> StreamState:
+        """The state; errors are those of ``stream_state``."""
+        if self._state is None:
+            frame = await self._connection.answer(self._asked, self._nats_subject)
+            self._state = parse_stream_state(frame, self._jetstream_stream)
+        return self._state
+
+    def cancel(self) -> None:
+        """Nobody wants to know any more."""
+        self._asked.cancel()
+
+    def _answered(self, asked: asyncio.Future[Frame]) -> None:
+        if not asked.cancelled() and asked.exception() is None:
+            # What is wrong with an answer is said to whoever waits for it.
+            with contextlib.suppress(BsfgError):
+                self._state = parse_stream_state(asked.result(), self._jetstream_stream)
 
 
 def _reader(consumer: PullConsumer, state: StreamState) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +67,13 @@ def test_a_reply_that_is_no_acknowledgement_subject_is_no_place(odd: bytes) -> N
 
 TIME = 1_790_000_000_000_000_000
 LINE = b"MSG facts.energy 7 $JS.ACK.facts_energy.c1.1.%d.%d.%d.%d 512"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_are_enough() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delivered_module, "ALIKE_LINES_MIN", 1)
+        yield
 
 
 def ordinary(count: int = 12, first: int = 400) -> list[bytes]:
@@ -153,3 +162,11 @@ def test_whatever_the_numbers_are(lines: list[bytes]) -> None:
 def test_whatever_the_first_sequence_is(first: int, count: int, times: list[int]) -> None:
     lines = [LINE % (first + n, 1 + n, TIME + times[n], count - n) for n in range(count)]
     assert outcome(lines) == outcome_one_by_one(lines)
+
+
+def test_few_lines_are_read_one_by_one() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delivered_module, "ALIKE_LINES_MIN", 32)
+        few, many = delivered(run_of(ordinary(31))), delivered(run_of(ordinary(32)))
+    assert (few.is_of_one_subject, many.is_of_one_subject) == (False, True)
+    assert few.sequences == many.sequences[:31]
