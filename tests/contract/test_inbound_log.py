@@ -264,6 +264,18 @@ async def test_a_link_that_lost_all_is_told_from_one_that_never_was(store: Store
     assert position.begun == Begun(record.init if has_record else None)
 
 
+async def test_a_record_that_does_not_say_where_the_link_began_leaves_that_to_what_is_known(store: Store) -> None:
+    """As one is that was written after the first record was lost."""
+    fence = await ready(store)
+    record = record_at(fence, Cursor(EPOCH, None, None, 0))
+    await store.inbound.save_record(LINK, record)
+    await store.inbound.save_record(LINK, replace(record, init=None))
+    position = await store.inbound.locate(LINK)
+    assert (position.record, position.begun) == (replace(record, init=None), Begun(record.init))
+    await store.inbound.append(LINK, fence, EPOCH, facts(1, 4))
+    assert (await store.inbound.locate(LINK)).begun is None
+
+
 async def test_somebody_elses_message_does_not_begin_a_link(store: Store) -> None:
     await ready(store)
     await store.put(INBOUND, SUBJECT)

@@ -105,11 +105,10 @@ class ReceiverStore:
         """The end of the stream, beside the record as it was read before."""
         fence = Fence(1, str(self.created), self.last_sequence)
         removed = f"messages 1 to {self.purged} were removed" if self.purged else None
-        begun = self.begun
-        if record is not None or self.last_sequence:
-            begun = None
         if record is not None or (self.stream and self.stream[-1] is not FOREIGN):
             self.note_begun(record)
+        is_shown = self.last_sequence or (record is not None and record.init is not None)
+        begun = None if is_shown else self.begun
         position = LocalPosition(fence, len(self.stream), None, record, None, removed, revision, begun)
         if not self.stream:
             return position

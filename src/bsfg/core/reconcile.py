@@ -105,6 +105,6 @@ def _resume_without_facts(position: LocalPosition, record: LinkRecord | None) ->
 
 def _resolved(position: LocalPosition, record: LinkRecord | None) -> Init | None:
     """Where the link started, by its record or by what is known beside the store."""
-    if record is not None:
+    if record is not None and record.init is not None:
         return record.init
     return position.begun.init if position.begun is not None else None

@@ -174,7 +174,7 @@ class LocalPosition:
     None when the stream holds no message. ``foreign`` says that the last message was not written by this gateway,
     ``removed`` that messages are gone which this gateway did not remove (I20). ``revision`` is that of the record, also
     of one that can't be read or was deleted; 0 where there never was one. ``begun`` is looked for only where there is
-    neither a message nor a record: None for a link that never had a start on record.
+    no message and no record that says where the link started: None for a link that never had a start on record.
     """
 
     fence: Fence

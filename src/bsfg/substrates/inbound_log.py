@@ -159,14 +159,13 @@ class JetStreamInboundLog:
     async def _read_begun(
         self, link: LinkName, record: LinkRecord | None, fence: Fence, tip: Tip
     ) -> Begun | None:
-        """What is known beside a store that shows nothing; what the store does show of the beginning is noted."""
+        """What is known beside a store that shows no beginning; what it does show of one is noted."""
         if self._begun is None:
             return None
         if record is not None or tip.cursor is not None:
             await self._begun.note(link, record.init if record else None)
-        elif fence.local_sequence == 0:
-            return await self._begun.read(link)
-        return None
+        is_shown = record is not None and record.init is not None
+        return None if is_shown or fence.local_sequence > 0 else await self._begun.read(link)
 
     async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:
         """See ``ports.InboundLog.append``. Several appends of one link may be under way, each behind the other.

@@ -216,6 +216,7 @@ class MemoryZone:
         tip = read_tip(log.last, link, generation) if log.last else Tip()
         if record is not None or tip.cursor is not None:
             self._note_begun(link, record.init if record else None)
+        is_shown = log.last_sequence > 0 or (record is not None and record.init is not None)
         return LocalPosition(
             fence=Fence(generation, log.created, log.last_sequence),
             messages=len(log.messages),
@@ -224,7 +225,7 @@ class MemoryZone:
             foreign=tip.foreign,
             removed=log.removed,
             revision=self._revision(link),
-            begun=self._begun.get(link) if record is None and not log.last_sequence else None,
+            begun=None if is_shown else self._begun.get(link),
         )
 
     async def append(self, link: LinkName, fence: Fence, epoch: str, facts: Sequence[Fact]) -> Fence:

@@ -80,6 +80,13 @@ def test_a_stream_that_lost_all_of_its_facts_goes_back_to_its_resolved_start() -
     assert isinstance(verdict, Halt) and verdict.reason is HaltReason.CURSOR_UNKNOWN
 
 
+def test_a_record_written_after_the_first_was_lost_leaves_the_start_to_what_is_known() -> None:
+    written_since = replace(EMPTY, record=replace(RECORD, init=None))
+    assert resume(replace(written_since, begun=Begun(INIT))) == Resume(Cursor("e1", None, None, 11), INIT, GAPS)
+    verdict = resume(replace(written_since, begun=Begun(None)))
+    assert isinstance(verdict, Halt) and verdict.reason is HaltReason.CURSOR_UNKNOWN
+
+
 def test_an_emptied_stream_that_an_operator_decided_about_is_gone_on_with() -> None:
     """The accepted epoch had no fact here yet, so nothing of it can have been lost."""
     chosen = LinkRecord(1, "T1", 9, Cursor("e2", None, None, 3), replace(INIT, epoch="e2", start_sequence=4))
