@@ -95,9 +95,13 @@ class _WhileAllowed:
         self._watch.add_done_callback(self._end)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        task, watch = self._task, self._watch
         self._is_over = True
-        self._watch.cancel()
-        if self._refusal is not None and self._task.uncancel() <= self._cancelled_before:
+        # The watch's cancellation refers to us by its traceback: what refers back to it, or to a task whose result is
+        # a page, would keep that until the next collection.
+        del self._task, self._watch
+        watch.cancel()
+        if self._refusal is not None and task.uncancel() <= self._cancelled_before:
             raise self._refusal
 
     async def _watch_access(self) -> None:

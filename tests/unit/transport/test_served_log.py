@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +76,22 @@ async def test_facts_are_given_and_permission_is_asked_for_once_more() -> None:
     assert house.demands == 1
     await turns()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_nothing_of_a_read_is_left_to_be_collected() -> None:
+    house = House()
+    gc.disable()
+    try:
+        reading = house.begin()
+        await turns()
+        house.facts_come.set()
+        await reading
+        left = weakref.ref(reading)
+        del reading
+        await turns()
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_refusal_ends_the_read_at_once() -> None:
