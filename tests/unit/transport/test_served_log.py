@@ -140,6 +140,8 @@ async def test_a_refusal_in_the_turn_of_the_facts_ends_only_the_read(is_facts_fi
         await turns()
         return "went on"
 
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     serving = asyncio.create_task(serve())
     await turns()
     house.is_allowed = False
@@ -147,6 +149,7 @@ async def test_a_refusal_in_the_turn_of_the_facts_ends_only_the_read(is_facts_fi
     for event in events if is_facts_first else reversed(events):
         event.set()
     assert await asyncio.wait_for(serving, 1) == "went on"
+    assert complaints == []
 
 
 async def test_whoever_ends_the_request_ends_the_read_though_it_is_refused_as_well() -> None:
