@@ -16,14 +16,15 @@ import msgspec
 
 from bsfg.errors import BsfgError, OutcomeUnknown, SubstrateUnavailable
 from bsfg.model.names import StreamName, physical, printable
+from bsfg.substrates.append_plan import BATCH_MESSAGES_MAX
 from bsfg.substrates.jetstream_answers import refusal
 from bsfg.substrates.nats_connection import NO_RESPONDERS, NatsConnection
 from bsfg.substrates.nats_frames import HEADER_FRAME_BYTES, Frame, encode_publish, status_of
 from bsfg.substrates.new_facts import Outgoing
 from bsfg.substrates.stream_configs import LOCAL_MESSAGE_BYTES_MAX
 
-RUN_FACTS_MAX: Final = 1_000
-"""The most that JetStream takes in one atomic batch, and that we have unacknowledged."""
+RUN_FACTS_MAX: Final = BATCH_MESSAGES_MAX
+"""The most that we have unacknowledged, too."""
 RUN_BYTES_MAX: Final = 8 * 1024 * 1024
 ATOMIC_FACTS_MIN: Final = 16
 """Below this a batch costs the server more than single messages: it stages each batch on disk (measured)."""

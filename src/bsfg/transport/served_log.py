@@ -84,22 +84,23 @@ class _WhileAllowed:
         self._caller = caller
         self._wish = wish
         self._refusal: BaseException | None = None
-        self._is_over = False
+        self._inside: tuple[asyncio.Task[object], asyncio.Task[None]] | None = None
+        """The task that waits, and the watch beside it."""
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._task = task
         self._cancelled_before = task.cancelling()
-        self._watch = asyncio.create_task(self._watch_access())
-        self._watch.add_done_callback(self._end)
+        watch = asyncio.create_task(self._watch_access())
+        watch.add_done_callback(self._end)
+        self._inside = task, watch
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        task, watch = self._task, self._watch
-        self._is_over = True
+        assert self._inside is not None
+        task, watch = self._inside
         # The watch's cancellation refers to us by its traceback: what refers back to it, or to a task whose result is
         # a page, would keep that until the next collection.
-        del self._task, self._watch
+        self._inside = None
         watch.cancel()
         if self._refusal is not None and task.uncancel() <= self._cancelled_before:
             raise self._refusal
@@ -112,6 +113,6 @@ class _WhileAllowed:
     def _end(self, watch: asyncio.Task[None]) -> None:
         refusal = None if watch.cancelled() else watch.exception()
         # A watch can end in the very turn in which what it watched has ended; then the task is elsewhere by now.
-        if refusal is not None and not self._is_over:
+        if refusal is not None and self._inside is not None:
             self._refusal = refusal
-            self._task.cancel()
+            self._inside[0].cancel()
