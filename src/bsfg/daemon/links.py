@@ -20,6 +20,7 @@ from bsfg.core.conversation import Event, PartitionBegan, PartitionEnded, Reconf
 from bsfg.core.link_state import Link, LinkSettings
 from bsfg.daemon.canary import Canary
 from bsfg.daemon.driver import LinkDriver, LinkObserver
+from bsfg.daemon.page_room import PageRoom
 from bsfg.daemon.recent_marks import RecentMarks
 from bsfg.daemon.running_link import Links, RunningLink
 from bsfg.daemon.scheduling import LinkTraffic, Pace, PeerTraffic
@@ -89,6 +90,7 @@ class LinkSupervisor:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Links are started and stopped one at a time."""
     _peers: dict[ZoneId, PeerTraffic] = field(default_factory=dict)
+    _room: PageRoom = field(default_factory=PageRoom)
 
     @property
     def drivers(self) -> list[LinkDriver]:
@@ -175,7 +177,8 @@ class LinkSupervisor:
 
     def _start(self, name: LinkName, settings: LinkSettings) -> _Running:
         link = Link(name, settings, is_partitioned=name.peer in self._partitioned)
-        traffic = LinkTraffic(name, self._peers.setdefault(name.peer, PeerTraffic()), self.means.clock)
+        peer = self._peers.setdefault(name.peer, PeerTraffic())
+        traffic = LinkTraffic(name, peer, self.means.clock, self._room)
         canary = Canary(self.means.clock)
         driver = self._driver(link, traffic, canary)
         task = asyncio.create_task(self._run(name), name=f"link {name}")

@@ -24,6 +24,7 @@ from typing import Final
 
 from bsfg.config.values import PRIORITY_DEFAULT
 from bsfg.core.conversation import Fetch
+from bsfg.daemon.page_room import PageRoom
 from bsfg.daemon.ticks import to_tick
 from bsfg.model.cursor import LinkName
 from bsfg.model.facts import Facts
@@ -257,10 +258,14 @@ class Turn:
 class LinkTraffic:
     """One link's way to its peer: its limit, its place among the peer's links, whether answers come compressed."""
 
-    def __init__(self, name: LinkName, peer: PeerTraffic, clock: Clock) -> None:
+    def __init__(
+        self, name: LinkName, peer: PeerTraffic, clock: Clock, room: PageRoom | None = None
+    ) -> None:
+        """``room`` is that of the process; without one the link has its own."""
         self._name = name
         self._peer = peer
         self._clock = clock
+        self._room = room or PageRoom()
         self._throttle = Throttle()
         self._is_compressible = False
         self._lane = peer.queue.lane(name)
@@ -291,8 +296,9 @@ class LinkTraffic:
             if is_queued:
                 step = replace(step, pages=await self._queue_up(step.pages))
                 began = self._clock.monotonic()
-            turn = Turn(self, step, began, is_queued)
-            yield turn
+            with self._room.shared() if is_queued else contextlib.nullcontext():
+                turn = Turn(self, step, began, is_queued)
+                yield turn
         except Exception:
             has_failed = True
             raise
@@ -312,7 +318,8 @@ class LinkTraffic:
         """The fetch as it is to be asked for now."""
         limits, throttle = step.request.limits, self._throttle
         wait_seconds = to_tick(limits.wait_seconds, self._clock.monotonic())
-        limits = replace(limits, bytes=throttle.page_bytes_max(limits.bytes), wait_seconds=wait_seconds)
+        bytes_max = throttle.page_bytes_max(self._room.page_bytes(limits.bytes))
+        limits = replace(limits, bytes=bytes_max, wait_seconds=wait_seconds)
         request = replace(step.request, limits=limits, is_compressible=self._is_compressible)
         return replace(step, request=request, pages=step.pages if throttle.bytes_per_second is None else 1)
 

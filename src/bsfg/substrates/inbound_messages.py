@@ -1,16 +1,17 @@
 """The bytes of an append: facts of one origin as NATS frames, each with its coordinates and the fence that it needs.
 
-Work is done by columns, and one join a chunk. What a peer sent is checked here once more, because a line break in a
-subject or a header would be a frame of the peer's own making.
+Work is done by columns, and frames are joined as they are sent, some at a time: what is joined is still in the
+processor's cache when it is sent, and an append holds no second copy of its facts. What a peer sent is checked here
+once more, because a line break in a subject or a header would be a frame of the peer's own making.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from operator import add
 from typing import Final, NamedTuple
 
@@ -22,6 +23,8 @@ from bsfg.substrates.nats_frames import HEADER_FRAME_BYTES
 from bsfg.substrates.number_texts import UnspeltTime, decimals, time_texts
 
 CHUNK_BYTES_MAX: Final = 8 * 1024 * 1024
+PIECE_BYTES: Final = 256 * 1024
+"""About what is joined at once."""
 FENCE_HEADER: Final = b"Nats-Expected-Last-Sequence: "
 _BEFORE_PAYLOAD: Final = b"\r\n\r\n"
 _END_OF_FRAME: Final = b"\r\n"
@@ -53,15 +56,21 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some facts in a row as frames; ``batch_id`` is empty unless they are one atomic batch."""
+    """Some facts in a row, stored as a prefix; ``batch_id`` is empty unless they are one atomic batch."""
 
-    buffer: bytes
     facts: int
     base_sequence: int
     """The stream's last sequence before the chunk."""
     batch_id: str
     replies: int
     """How many acknowledgements the server owes: one for the whole, or one a fact."""
+
+
+class Encoded(NamedTuple):
+    """A chunk, and its frames: some whole ones at a time, to be taken once."""
+
+    chunk: Chunk
+    pieces: Iterator[bytes]
 
 
 class Encoder:
@@ -82,14 +91,14 @@ class Encoder:
         strategy: Strategy,
         new_reply: Callable[[], tuple[str, bytes]],
         messages_max: int,
-    ) -> list[Chunk]:
+    ) -> list[Encoded]:
         """The facts as chunks, in order; ``new_reply`` gives each chunk its id and its reply subject.
 
         ``messages_max`` is how many messages a chunk may hold. Nothing has been sent when this
         raises.
         """
         rows = self._rows(Facts.of(facts))
-        chunks: list[Chunk] = []
+        chunks: list[Encoded] = []
         start = 0
         fits = rows.facts.content_bytes <= CHUNK_BYTES_MAX
         while start < len(facts):
@@ -97,15 +106,16 @@ class Encoder:
             batch_id, reply = new_reply()
             base, part = base_sequence + start, rows.part(start, end)
             if strategy is Strategy.ATOMIC and end - start > 1:
-                buffer = self._batch(part, base, batch_id.encode(), reply)
-                chunks.append(Chunk(buffer, end - start, base, batch_id, 1))
+                pieces = self._batch(part, base, batch_id.encode(), reply)
+                chunk = Chunk(end - start, base, batch_id, 1)
             elif strategy is Strategy.PIPELINED:
-                buffer = self._fenced(part, base, {end - start - 1: reply + b"0 "})
-                chunks.append(Chunk(buffer, end - start, base, "", 1))
+                pieces = self._fenced(part, base, {end - start - 1: reply + b"0 "})
+                chunk = Chunk(end - start, base, "", 1)
             else:
                 replies = {each: b"%b%d " % (reply, each) for each in range(end - start)}
-                buffer = self._fenced(part, base, replies)
-                chunks.append(Chunk(buffer, end - start, base, "", end - start))
+                pieces = self._fenced(part, base, replies)
+                chunk = Chunk(end - start, base, "", end - start)
+            chunks.append(Encoded(chunk, pieces))
             start = end
         return chunks
 
@@ -127,7 +137,7 @@ class Encoder:
             times,
         )
 
-    def _batch(self, rows: _Rows, base: int, batch_id: bytes, reply: bytes) -> bytes:
+    def _batch(self, rows: _Rows, base: int, batch_id: bytes, reply: bytes) -> Iterator[bytes]:
         """One atomic batch: the fence on the first message, the commit and the only reply on the last."""
         count = len(rows.facts)
         controls = decimals(
@@ -137,22 +147,26 @@ class Encoder:
         controls[-1] += b"Nats-Batch-Commit: 1\r\n"
         return self._frames(rows, controls, {count - 1: reply + b"0 "})
 
-    def _fenced(self, rows: _Rows, base: int, replies: Mapping[int, bytes]) -> bytes:
+    def _fenced(self, rows: _Rows, base: int, replies: Mapping[int, bytes]) -> Iterator[bytes]:
         """Messages that each have their own fence."""
         controls = decimals(list(range(base, base + len(rows.facts))), FENCE_HEADER, b"\r\n")
         return self._frames(rows, controls, replies)
 
-    def _frames(self, rows: _Rows, controls: list[bytes], replies: Mapping[int, bytes]) -> bytes:
-        """The frames of all rows in one join; each header begins with the row's control line."""
+    def _frames(
+        self, rows: _Rows, controls: list[bytes], replies: Mapping[int, bytes]
+    ) -> Iterator[bytes]:
+        """The frames of all rows; each header begins with the row's control line."""
         if rows.blocks is not None:
             controls = list(map(add, controls, rows.blocks))
         lines = self._lines(rows, controls)
         for place, reply in replies.items():
             target = rows.targets[place]
             lines[place] = target + reply + lines[place][len(target) :]
-        lines[0] = lines[0].removeprefix(_END_OF_FRAME)
-        columns = (lines, controls, rows.origins, rows.times, rows.facts.payloads)
-        return b"".join(chain(chain.from_iterable(zip(*columns, strict=True)), (_END_OF_FRAME,)))
+        count = len(lines)
+        rows_at_once = max(1, count * PIECE_BYTES // max(1, rows.facts.content_bytes))
+        for start in range(0, count, rows_at_once):
+            lines[start] = lines[start].removeprefix(_END_OF_FRAME)
+        return _joined((lines, controls, rows.origins, rows.times, rows.facts.payloads), rows_at_once)
 
     def _lines(self, rows: _Rows, controls: list[bytes]) -> list[bytes]:
         """The control line of each frame behind another, without a reply, and what every header begins with."""
@@ -260,6 +274,13 @@ class _Lines(dict[tuple[bytes, int, int], bytes]):
     def __missing__(self, frame: tuple[bytes, int, int]) -> bytes:
         self[frame] = text = _control_line(*frame)
         return text
+
+
+def _joined(columns: tuple[list[bytes], ...], rows_at_once: int) -> Iterator[bytes]:
+    rows = zip(*columns, strict=True)
+    while parts := list(chain.from_iterable(islice(rows, rows_at_once))):
+        parts.append(_END_OF_FRAME)
+        yield b"".join(parts)
 
 
 def _control_line(target: bytes, header: int, payload: int) -> bytes:

@@ -34,7 +34,7 @@ REQUEST_SECONDS: Final = 5.0
 DRAIN_SECONDS: Final = 5.0
 KEEPALIVE_SECONDS: Final = 30.0
 PONG_SECONDS: Final = 10.0
-WRITE_BUFFER_BYTES: Final = 2 * 1024 * 1024
+WRITE_BUFFER_BYTES: Final = 256 * 1024
 WAITERS_MAX: Final = 10_000
 NO_RESPONDERS: Final = 503
 _INBOX_RANDOM_BYTES: Final = 12
@@ -237,11 +237,12 @@ class NatsConnection(asyncio.Protocol):
 
     async def drain(self, timeout_seconds: float = DRAIN_SECONDS) -> None:
         """Wait until the send buffer has room again; a server that takes nothing in time ends the connection."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._writable.wait()
-        except TimeoutError:
-            self._fail(f"the server took nothing for {timeout_seconds:g} s")
+        if not self._writable.is_set():
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await self._writable.wait()
+            except TimeoutError:
+                self._fail(f"the server took nothing for {timeout_seconds:g} s")
         if self.is_closed:
             raise self._unavailable()
 

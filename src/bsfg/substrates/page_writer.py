@@ -25,7 +25,7 @@ from bsfg.model.fact import Fact
 from bsfg.model.names import StreamName, ZoneId
 from bsfg.substrates.append_acks import BatchTooLarge, ChunkAcks
 from bsfg.substrates.append_plan import BATCH_MESSAGES_MAX, Exclusivity, plan_appends
-from bsfg.substrates.inbound_messages import Chunk, Encoder, Origin, Strategy
+from bsfg.substrates.inbound_messages import Encoded, Encoder, Origin, Strategy
 from bsfg.substrates.nats_connection import NatsConnection
 from bsfg.substrates.nats_frames import Messages
 from bsfg.substrates.nats_stream_api import stream_state
@@ -114,8 +114,8 @@ class PageWriter:
             async with self._writing:
                 self._check_none_failed_since(failures)
                 connection = await self._ready(fence)
-                for chunk in self._encode(connection, fence, subject_prefix, origin, facts):
-                    await self._write(connection, chunk, written)
+                for encoded in self._encode(connection, fence, subject_prefix, origin, facts):
+                    await self._write(connection, encoded, written)
             for acks in written:
                 await self._settle(acks)
         except BaseException as error:
@@ -177,7 +177,7 @@ class PageWriter:
         subject_prefix: str,
         origin: Origin,
         facts: Sequence[Fact],
-    ) -> list[Chunk]:
+    ) -> list[Encoded]:
         bytes_max = int(connection.server_info.get("max_payload", PAYLOAD_BYTES_DEFAULT))
         if self._message_bytes_max > 0:
             # Of a batch the server would only say that it is incomplete, and not which of its facts is too large.
@@ -195,16 +195,19 @@ class PageWriter:
             facts, fence.local_sequence, strategy, new_reply, self.plan.messages_max(strategy)
         )
 
-    async def _write(self, connection: NatsConnection, chunk: Chunk, written: list[ChunkAcks]) -> None:
-        acks = ChunkAcks(chunk, self._jetstream_stream, connection.waiter())
+    async def _write(
+        self, connection: NatsConnection, encoded: Encoded, written: list[ChunkAcks]
+    ) -> None:
+        acks = ChunkAcks(encoded.chunk, self._jetstream_stream, connection.waiter())
         number = self._chunks_written
         self._chunks_written += 1
         self._in_flight[number] = acks
         self._window.append(acks)
         acks.arrived.add_done_callback(lambda _: self._in_flight.pop(number, None))
         written.append(acks)
-        connection.write(chunk.buffer)
-        await connection.drain()
+        for piece in encoded.pieces:
+            connection.write(piece)
+            await connection.drain()
         while len(self._window) >= self.plan.chunks_in_flight:
             await self._settle(self._window.popleft())
 

@@ -21,6 +21,7 @@ from bsfg.transport.access import Access
 from bsfg.transport.client_connection import ClientLimits, PeerConnection, PeerEndpoint
 from bsfg.transport.compression import ZSTD, InflatingReader, compressed_bytes_max, inflate
 from bsfg.transport.digest_answer import DIGESTS_BYTES_MAX, DIGESTS_WAIT_SECONDS, parse_digest_answer
+from bsfg.transport.frame_reader import Framing
 from bsfg.transport.page_check import bad_answer
 from bsfg.transport.page_codec import (
     BINARY_TYPE,
@@ -118,8 +119,8 @@ class HttpPeerClient:
 
     async def pages(self, request: FetchRequest, count: int) -> AsyncGenerator[Page, None]:
         """See ``ports.PeerClient.pages``."""
-        limits, came = request.limits, 0
-        inflating = InflatingReader(frame_bytes_max(limits))
+        limits, frame_bytes = request.limits, frame_bytes_max(request.limits)
+        inflating, reading = InflatingReader(frame_bytes), _PagesOfOneAnswer(request, count)
 
         async def next_frame(content: aiohttp.StreamReader, encoding: str) -> bytes | None:
             if encoding == ZSTD:
@@ -127,18 +128,14 @@ class HttpPeerClient:
             header = await _exactly(content, FRAME_HEADER_BYTES)
             return None if header is None else await _rest(content, header, body_bytes(header, limits))
 
-        question = _fetch_question(request, count, {BINARY_TYPE: frame_bytes_max(limits) * count})
-        async with aclosing(self._connection.parts(question, next_frame)) as parts:
-            async for answer in parts:
-                if answer.status != 200:
-                    raise refusal(answer, f"peer {self._endpoint.peer} refuses POST /v1/fetch")
-                came += 1
-                if came > count:
-                    raise bad_answer(f"it has more than the {count} pages that were asked for")
-                page = decode(answer.body, request)[0]
-                request = following(request, page)
-                yield page
-        if came == 0:
+        question = _fetch_question(request, count, {BINARY_TYPE: frame_bytes * count})
+        framing = Framing(FRAME_HEADER_BYTES, lambda header: body_bytes(header, limits))
+        async with aclosing(self._connection.parts(question, framing, next_frame, reading.page)) as parts:
+            async for part in parts:
+                if isinstance(part, Answer):
+                    raise refusal(part, f"peer {self._endpoint.peer} refuses POST /v1/fetch")
+                yield part
+        if reading.came == 0:
             raise bad_answer("it has no page")
 
     async def confirm(self, stream: StreamName, cursor: Cursor) -> int:
@@ -180,6 +177,23 @@ class HttpPeerClient:
         if answer.status == 200:
             return answer
         raise refusal(answer, f"peer {self._endpoint.peer} refuses {question.method} {question.path}")
+
+
+class _PagesOfOneAnswer:
+    """Each is held against the request and the one before."""
+
+    def __init__(self, request: FetchRequest, count: int) -> None:
+        self.came = 0
+        self._request = request
+        self._count = count
+
+    def page(self, frame: bytes | memoryview) -> Page:
+        self.came += 1
+        if self.came > self._count:
+            raise bad_answer(f"it has more than the {self._count} pages that were asked for")
+        page = decode(frame, self._request)[0]
+        self._request = following(self._request, page)
+        return page
 
 
 def _travelling_max(request: FetchRequest, frame_bytes: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -23,9 +23,12 @@ from bsfg.model.names import ZoneId
 from bsfg.ports import Clock
 from bsfg.transport.access import Access, AccessSnapshot
 from bsfg.transport.client_errors import EXCHANGE_ERRORS, failure
-from bsfg.transport.held_connections import Deadlines, HeldConnections
+from bsfg.transport.frame_reader import FrameReader, Framing
 from bsfg.transport.page_check import bad_answer
+from bsfg.transport.plain_connection import Deadlines, PlainAnswer
+from bsfg.transport.plain_connections import PlainConnections
 from bsfg.transport.question import (
+    ERROR_BYTES_MAX,
     IDENTITY,
     Answer,
     Question,
@@ -89,10 +92,10 @@ NextPart = Callable[[aiohttp.StreamReader, str], Coroutine[Any, Any, bytes | Non
 class _Pool:
     trust: TrustStore
     session: aiohttp.ClientSession
-    held: HeldConnections
+    plain: PlainConnections
 
     async def close(self) -> None:
-        self.held.close()
+        self.plain.close()
         await self.session.close()
 
 
@@ -166,30 +169,61 @@ class PeerConnection:
             f"peer {self._endpoint.peer} was not asked: the configuration keeps changing", reason="reloading"
         )
 
-    async def parts(self, question: Question, next_part: NextPart) -> AsyncGenerator[Answer, None]:
-        """The parts of one long answer as they come, each cut out of it by ``next_part``, which ends it with None.
+    async def parts(
+        self,
+        question: Question,
+        framing: Framing,
+        next_part: NextPart,
+        read: Callable[[bytes | memoryview], _Part],
+    ) -> AsyncGenerator[Answer | _Part, None]:
+        """What is read in the parts of one long answer as they come, framed as they say or cut by ``next_part``.
 
-        An answer that is no success comes whole, as the only part. The answer is read no faster than parts are taken;
-        it ends with ``PeerUnreachable`` where trust or the peer's standing change meanwhile.
+        What is no success is one ``Answer``, whole. The answer is read no faster than parts are taken, and a part is
+        not kept beside what was read in it. It ends with ``PeerUnreachable`` where trust or the peer's standing change
+        meanwhile.
         """
         snapshot = self._access.current
         snapshot.demand(self._endpoint.peer, None, self._clock.now())
         pool = await self._pool_under(snapshot)
         began = self._clock.monotonic()
         try:
+            async with self._plain_frames(pool, question, framing) as answer:
+                if isinstance(answer, FrameReader):
+                    bytes_max_of(200, answer.head.content_type, IDENTITY, question)
+                    while (part := await self._read_part(pool, answer.frame(), read)) is not None:
+                        yield part
+                elif answer is not None:
+                    yield _whole(answer, question)
+                if answer is not None:
+                    return
             async with self._request(pool, question, total_seconds=None) as response:
                 if response.status != 200:
                     yield await read_answer(response, question)
                     return
                 check_head(response, question)
-                while True:
-                    coming = next_part(response.content, encoding_of(response))
-                    body = await self._part_while_trusted(pool, coming)
-                    if body is None:
-                        return
-                    yield Answer(response.status, response.content_type, None, body)
+                cut = partial(next_part, response.content, encoding_of(response))
+                while (part := await self._read_part(pool, cut(), read)) is not None:
+                    yield part
+            pool.plain.is_proved = True
         except EXCHANGE_ERRORS as error:
             raise self._failure(error, began) from error
+
+    async def _read_part(
+        self,
+        pool: _Pool,
+        coming: Coroutine[Any, Any, bytes | memoryview | None],
+        read: Callable[[bytes | memoryview], _Part],
+    ) -> _Part | None:
+        frame: bytes | memoryview | None = await self._part_while_trusted(pool, coming)
+        return None if frame is None else read(frame)
+
+    def _plain_frames(
+        self, pool: _Pool, question: Question, framing: Framing
+    ) -> AbstractAsyncContextManager[PlainAnswer | FrameReader | None]:
+        if question.encoding != IDENTITY:
+            return nullcontext()
+        request = request_bytes(question, str(self._endpoint))
+        return pool.plain.frames(request, framing, ERROR_BYTES_MAX, self._deadlines(question))
 
     async def _part_while_trusted(
         self, pool: _Pool, coming: Coroutine[Any, Any, _Part | None]
@@ -254,8 +288,8 @@ class PeerConnection:
             max_headers=HEADERS_MAX,
         )
         endpoint = self._endpoint
-        held = HeldConnections(endpoint.host, endpoint.port, context, self._server_name, self._resolver)
-        pool = self._pool = _Pool(snapshot.trust, session, held)
+        plain = PlainConnections(endpoint.host, endpoint.port, context, self._server_name, self._resolver)
+        pool = self._pool = _Pool(snapshot.trust, session, plain)
         if before is not None:
             await before.close()
         return pool
@@ -290,34 +324,30 @@ class PeerConnection:
         return snapshot.trust is pool.trust
 
     async def _exchange(self, pool: _Pool, question: Question) -> Answer:
-        silence = question.wait_seconds + self._limits.silence_seconds
-        total = self._limits.connect_seconds + silence + self._limits.answer_seconds
+        deadlines = self._deadlines(question)
+        total = deadlines.connect + deadlines.silence + deadlines.answer
         began = self._clock.monotonic()
         try:
-            if question.wait_seconds > 0 and (held := await self._ask_held(pool.held, question, silence)):
+            if question.wait_seconds > 0 and (held := await self._ask_plain(pool.plain, question)):
                 return held
             async with self._request(pool, question, total_seconds=total) as response:
                 answer = await read_answer(response, question)
         except EXCHANGE_ERRORS as error:
             raise self._failure(error, began) from error
-        pool.held.is_proved = True
+        pool.plain.is_proved = True
         return answer
 
-    async def _ask_held(
-        self, connections: HeldConnections, question: Question, silence_seconds: float
-    ) -> Answer | None:
+    async def _ask_plain(self, connections: PlainConnections, question: Question) -> Answer | None:
         """The answer to a question that the peer may hold; None where it has to go the ordinary way."""
-        deadlines = Deadlines(self._limits.connect_seconds, silence_seconds, self._limits.answer_seconds)
-        request = request_bytes(question, str(self._endpoint))
-        came = await connections.ask(request, max(question.accepts.values()), deadlines)
-        if came is None:
-            return None
-        head = came.head
-        encoding = head.encoding or IDENTITY
-        bytes_max = bytes_max_of(head.status, head.content_type, encoding, question)
-        if head.length > bytes_max:
-            raise bad_answer(f"it announces {head.length} bytes, more than {bytes_max}")
-        return Answer(head.status, head.content_type, head.retry_after or None, came.body, encoding)
+        request, bytes_max = request_bytes(question, str(self._endpoint)), max(question.accepts.values())
+        came = await connections.ask(request, bytes_max, self._deadlines(question))
+        return None if came is None else _whole(came, question)
+
+    def _deadlines(self, question: Question) -> Deadlines:
+        limits = self._limits
+        return Deadlines(
+            limits.connect_seconds, question.wait_seconds + limits.silence_seconds, limits.answer_seconds
+        )
 
     def _failure(self, error: BaseException, began: float) -> BsfgError:
         """What went wrong, and how old the address is that we had of the peer's name."""
@@ -354,3 +384,11 @@ class PeerConnection:
             base = URL.build(scheme="https", host=endpoint.host, port=endpoint.port, path=question.path)
             self._urls[question.path] = base
         return base.with_query(question.query) if question.query else base
+
+
+def _whole(came: PlainAnswer, question: Question) -> Answer:
+    head, encoding = came.head, came.head.encoding or IDENTITY
+    bytes_max = bytes_max_of(head.status, head.content_type, encoding, question)
+    if len(came.body) > bytes_max:
+        raise bad_answer(f"it has {len(came.body)} bytes, more than {bytes_max}")
+    return Answer(head.status, head.content_type, head.retry_after or None, came.body, encoding)

@@ -140,7 +140,7 @@ def _numbered(column: list[str]) -> tuple[list[str], list[int]]:
     return distinct, list(map(places.__getitem__, column))
 
 
-def decode(frames: bytes | bytearray, request: FetchRequest, pages_max: int = 1) -> list[Page]:
+def decode(frames: bytes | bytearray | memoryview, request: FetchRequest, pages_max: int = 1) -> list[Page]:
     """The pages in these bytes, at least one, each held against the request and the page that it continues.
 
     Raises ``bad_answer``, which says what is wrong; nothing is then known of any of them.

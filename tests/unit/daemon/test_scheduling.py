@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from bsfg.core.conversation import Fetch
+from bsfg.daemon.page_room import PageRoom
 from bsfg.daemon.scheduling import (
     DEBT_SECONDS_MAX,
     FETCHES_MAX,
@@ -414,3 +416,32 @@ async def test_a_link_that_is_gone_holds_nobody_up() -> None:
         async with light.turn(fetch(2)):
             pass
     await turn.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("links", "page_bytes"),
+    [(1, 2 * MEBIBYTE), (2, 2 * MEBIBYTE), (4, MEBIBYTE), (16, MEBIBYTE // 4), (50, MEBIBYTE // 4)],
+)
+async def test_links_that_catch_up_side_by_side_share_the_memory_for_pages(links: int, page_bytes: int) -> None:
+    room, asked = PageRoom(), list[int]()
+    async with contextlib.AsyncExitStack() as under_way:
+        for number in range(links):
+            # Each with a peer of its own: memory is one for all of them.
+            made = LinkTraffic(link(number), PeerTraffic(), SystemClock(), room)
+            step = fetch()
+            limits = replace(step.request.limits, bytes=2 * MEBIBYTE)
+            step = replace(step, request=replace(step.request, limits=limits))
+            turn = await under_way.enter_async_context(made.turn(step))
+            asked.append(turn.step.request.limits.bytes)
+    assert (asked[0], asked[-1]) == (2 * MEBIBYTE, page_bytes)
+    async with made.turn(step) as turn:
+        assert turn.step.request.limits.bytes == 2 * MEBIBYTE, "once the others are done"
+
+
+async def test_a_link_without_others_asks_for_what_it_wants() -> None:
+    room = PageRoom()
+    assert [room.page_bytes(wanted) for wanted in (1, 5 * MEBIBYTE)] == [1, 4 * MEBIBYTE]
+    with pytest.raises(ValueError, match="x"), room.shared(), room.shared():
+        raise ValueError("x")
+    with room.shared():
+        assert room.page_bytes(4 * MEBIBYTE) == 4 * MEBIBYTE

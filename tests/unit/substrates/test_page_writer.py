@@ -22,13 +22,14 @@ from bsfg.substrates.append_acks import ChunkAcks
 from bsfg.substrates.append_plan import LARGE_BATCH_MESSAGES_MAX, Exclusivity
 from bsfg.substrates.inbound_messages import (
     CHUNK_BYTES_MAX,
+    PIECE_BYTES,
     Chunk,
     Encoder,
     Origin,
     Strategy,
 )
 from bsfg.substrates.nats_connection import NatsConnection, NatsTarget
-from bsfg.substrates.nats_frames import Frame
+from bsfg.substrates.nats_frames import Frame, FrameParser
 from bsfg.substrates.page_reader import PageReader, StoredMessage, message_at, stream_state
 from bsfg.substrates.page_writer import PageWriter
 
@@ -237,29 +238,51 @@ def test_chunks_are_as_near_to_a_full_batch_as_they_can_be() -> None:
     encoder = Encoder(Origin(ZONE, STREAM, EPOCH), "in.x", 1024 * 1024)
     replies = iter((f"id{number}", b"r.%d." % number) for number in count())
 
-    def chunks(
+    def encoded(
         page: list[Fact], strategy: Strategy = Strategy.ATOMIC, messages_max: int = 1_000
-    ) -> list[Chunk]:
-        return encoder.chunks(page, 40, strategy, lambda: next(replies), messages_max)
+    ) -> list[tuple[Chunk, list[bytes]]]:
+        whole = encoder.chunks(page, 40, strategy, lambda: next(replies), messages_max)
+        return [(chunk, list(pieces)) for chunk, pieces in whole]
 
-    split = chunks(facts(1, 2_001))
-    assert [(each.facts, each.base_sequence, each.replies) for each in split] == [
+    split = encoded(facts(1, 2_001))
+    assert [(each.facts, each.base_sequence, each.replies) for each, _ in split] == [
         (1_000, 40, 1),
         (1_000, 1_040, 1),
         (1, 2_040, 1),
     ]
-    assert [bool(each.batch_id) for each in split] == [True, True, False]
+    assert [bool(each.batch_id) for each, _ in split] == [True, True, False]
     fence = b"Nats-Expected-Last-Sequence: "
-    assert [each.buffer.count(fence) for each in split] == [1, 1, 1]
-    assert split[1].buffer.index(fence + b"1040\r\n") < split[1].buffer.index(b"Nats-Batch-Sequence: 2\r\n")
-    assert [each.buffer.count(b"Nats-Batch-Commit: 1\r\n") for each in split] == [1, 1, 0]
-    assert all(len(each.buffer) <= CHUNK_BYTES_MAX * 1.01 for each in chunks(facts(1, 30, size=900_000)))
-    assert [each.facts for each in chunks(facts(1, 3), Strategy.EACH, 1)] == [1, 1, 1]
-    single = chunks(facts(1, 300), Strategy.EACH, 125)
-    assert [each.facts for each in single] == [125, 125, 50]
-    assert (
-        [each.buffer.count(fence) for each in single] == [each.replies for each in single] == [125, 125, 50]
-    )
+    frames = [b"".join(pieces) for _, pieces in split]
+    assert [each.count(fence) for each in frames] == [1, 1, 1]
+    assert frames[1].index(fence + b"1040\r\n") < frames[1].index(b"Nats-Batch-Sequence: 2\r\n")
+    assert [each.count(b"Nats-Batch-Commit: 1\r\n") for each in frames] == [1, 1, 0]
+    large = encoded(facts(1, 30, size=900_000))
+    assert all(sum(map(len, pieces)) <= CHUNK_BYTES_MAX * 1.01 for _, pieces in large)
+    assert [each.facts for each, _ in encoded(facts(1, 3), Strategy.EACH, 1)] == [1, 1, 1]
+    single = encoded(facts(1, 300), Strategy.EACH, 125)
+    assert [each.facts for each, _ in single] == [125, 125, 50]
+    counts = [b"".join(pieces).count(fence) for _, pieces in single]
+    assert counts == [each.replies for each, _ in single] == [125, 125, 50]
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+@pytest.mark.parametrize("sizes", [[512] * 2_000, [4_096] * 200, [1] * 3, [600_000, 1, 1, 600_000, 7] * 3])
+def test_frames_are_joined_some_whole_ones_at_a_time(strategy: Strategy, sizes: list[int]) -> None:
+    encoder = Encoder(Origin(ZONE, STREAM, EPOCH), "in.x", 1024 * 1024)
+    page = [fact._replace(payload=b"x" * size) for fact, size in zip(facts(1, len(sizes)), sizes, strict=True)]
+    whole = encoder.chunks(page, 40, strategy, lambda: ("1", b"r.1."), 5_000)
+    pieces = [piece for encoded in whole for piece in encoded.pieces]
+    payloads = []
+    for piece in pieces:
+        # Something else may be written on the connection between two of them.
+        parser = FrameParser()
+        runs, operations = parser.feed(piece.replace(b"HPUB in.x ", b"HMSG in.x 1 "))
+        payloads += [message.payload for _, messages in runs for message in messages]
+        assert parser.is_empty and not operations
+    assert payloads == [fact.payload for fact in page]
+    assert len(pieces) <= sum(sizes) // PIECE_BYTES + 2 * len(whole)
+    if len(set(sizes)) == 1:
+        assert all(len(piece) < 1.5 * PIECE_BYTES for piece in pieces)
 
 
 # -- the fence
@@ -603,8 +626,8 @@ def judge(chunk: Chunk, *answers: Frame) -> None:
     acks.judge()
 
 
-BATCH: Final = Chunk(b"", facts=3, base_sequence=10, batch_id="b", replies=1)
-SINGLES: Final = Chunk(b"", facts=2, base_sequence=10, batch_id="", replies=2)
+BATCH: Final = Chunk(facts=3, base_sequence=10, batch_id="b", replies=1)
+SINGLES: Final = Chunk(facts=2, base_sequence=10, batch_id="", replies=2)
 GOOD: Final = {"stream": "S", "seq": 13, "batch": "b", "count": 3}
 
 

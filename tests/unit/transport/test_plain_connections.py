@@ -1,4 +1,4 @@
-"""Held polls have connections of their own; whatever is out of the ordinary goes the ordinary way."""
+"""Held polls and answers of many pages have connections of our own; all that is unusual goes the ordinary way."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from bsfg.model.cursor import parse_init_mode
 from bsfg.model.fact import Fact
 from bsfg.model.identity import IdentityRule
 from bsfg.model.page import Agreement, FetchRequest, Page, PageLimits
+from bsfg.transport.answer_head import HEAD_BYTES_MAX, HEADERS_MAX, Head, parse_head
 from bsfg.transport.client import HttpPeerClient
 from bsfg.transport.client_connection import ClientLimits, PeerEndpoint
-from bsfg.transport.held_connections import HEAD_BYTES_MAX, HEADERS_MAX, Head, parse_head
+from bsfg.transport.compression import compress
 from bsfg.transport.page_codec import BINARY_TYPE, encode
 
 LIMITS = ClientLimits(connect_seconds=2, silence_seconds=0.4, answer_seconds=0.8)
@@ -256,6 +257,225 @@ async def test_a_poll_that_is_given_up_takes_its_connection_along(pki: Pki) -> N
         assert await client.fetch(POLL) == PAGE
 
 
+NEXT = replace(
+    PAGE,
+    start_sequence=2,
+    scanned_through=2,
+    head=2,
+    facts=[Fact(2, OPERATIONAL, 5, b"", b"y")],
+    agreement=Agreement.EXACT,
+)
+TWO = BODY + encode(NEXT)
+
+
+def chunks(*contents: bytes) -> bytes:
+    sent = b"".join(b"%x\r\n%b\r\n" % (len(content), content) for content in contents)
+    return f"HTTP/1.1 200 OK\r\nContent-Type: {BINARY_TYPE}\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + sent
+
+
+def with_length(content: bytes, status: str = "200 OK", content_type: str = BINARY_TYPE) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+END = b"0\r\n\r\n"
+
+
+async def pages_of(client: HttpPeerClient, count: int = 4) -> list[Page]:
+    return [page async for page in client.pages(LOOK, count)]
+
+
+@pytest.mark.parametrize(
+    "answer", [chunks(TWO) + END, chunks(TWO[:9], TWO[9:60], TWO[60:]) + END, with_length(TWO)]
+)
+@pytest.mark.parametrize("size", [1, 10_000])
+async def test_answers_of_many_pages_share_a_connection_of_our_own(pki: Pki, answer: bytes, size: int) -> None:
+    pieces = [answer[at : at + size] for at in range(0, len(answer), size)]
+    async with asking(pki, saying(*pieces), saying(answer), saying(PLAIN), saying(answer)) as (client, peer):
+        for _ in range(2):
+            assert await pages_of(client) == [PAGE, NEXT]
+        assert await client.fetch(POLL) == PAGE
+        assert await pages_of(client) == [PAGE, NEXT]
+        assert peer.asked_on == [1, 2, 2, 2, 2]
+
+
+async def test_the_first_answer_of_many_pages_goes_the_ordinary_way_and_proves_the_peer(pki: Pki) -> None:
+    async with asking(pki, saying(closes=True), *[saying(chunks(TWO) + END)] * 2) as (client, peer):
+        for _ in range(2):
+            assert await pages_of(client) == [PAGE, NEXT]
+        assert peer.asked_on == [1, 2, 1, 3]
+
+
+async def test_pages_are_given_as_they_come(pki: Pki) -> None:
+    has_come = asyncio.Event()
+
+    async def slowly(writer: asyncio.StreamWriter) -> None:
+        writer.write(chunks(BODY))
+        await writer.drain()
+        await has_come.wait()
+        writer.write(chunks(encode(NEXT)).partition(b"\r\n\r\n")[2] + END)
+
+    async with asking(pki, slowly) as (client, peer):
+        pages = client.pages(LOOK, 4)
+        assert await anext(pages) == PAGE
+        has_come.set()
+        assert await anext(pages) == NEXT
+        assert [page async for page in pages] == []
+        assert peer.asked_on == [1, 2]
+
+
+async def test_the_answer_is_read_no_faster_than_pages_are_taken(pki: Pki) -> None:
+    fact = Fact(1, OPERATIONAL, 5, b"", bytes(600_000))
+    large = encode(replace(PAGE, facts=[fact]))
+    has_sent = asyncio.Event()
+
+    async def pouring(writer: asyncio.StreamWriter) -> None:
+        writer.write(chunks(large))
+        for _ in range(60):
+            writer.write(chunks(large).partition(b"\r\n\r\n")[2])
+            await writer.drain()
+        has_sent.set()
+
+    async with asking(pki, pouring) as (client, peer):
+        pages = client.pages(replace(LOOK, limits=PageLimits(facts=10, bytes=1_000_000)), 100)
+        assert (await anext(pages)).facts == [fact]
+        await asyncio.sleep(0.6)
+        assert not has_sent.is_set()
+        assert peer.asked_on == [1, 2]
+        await pages.aclose()
+        await asyncio.sleep(0.05)
+        assert peer.open == {1}, "what is not read to its end is closed"
+
+
+@pytest.mark.parametrize(
+    ("answer", "came", "says"),
+    [
+        (chunks(TWO), 2, "before the answer was complete"),
+        (chunks(TWO[:-1]), 1, "before the answer was complete"),
+        (chunks(TWO[:-1]) + END, 1, "before the answer was complete"),
+        (with_length(TWO)[:-1], 1, "before the answer was complete"),
+        (chunks(BODY, BODY) + END, 1, "breaks the contract"),
+        (chunks(BODY, b"garbage of any kind at all") + END, 1, "does not begin as a binary page"),
+        (chunks(BODY + TWO[:8] + b"\xff\xff\xff\xff" + b"\0" * 4), 1, "more than may come"),
+        (chunks(BODY) + b"what?", 1, "not well-formed HTTP"),
+        (chunks(TWO, encode(NEXT)) + END, 2, "breaks the contract"),
+        (with_length(b"[]", content_type="application/json"), 0, "of type 'application/json'"),
+    ],
+)
+async def test_what_came_whole_is_given_and_the_rest_is_named(
+    pki: Pki, answer: bytes, came: int, says: str
+) -> None:
+    async with asking(pki, saying(answer, closes=True), saying(chunks(TWO) + END)) as (client, peer):
+        pages: list[Page] = []
+        with pytest.raises(BsfgError) as caught:
+            async for page in client.pages(LOOK, 4):
+                pages.append(page)
+        assert pages == [PAGE, NEXT][:came]
+        assert says in caught.value.message
+        assert peer.asked_on == [1, 2]
+        assert await pages_of(client) == [PAGE, NEXT]
+
+
+async def test_after_a_failure_the_next_question_goes_the_ordinary_way(pki: Pki) -> None:
+    async with asking(pki, saying(chunks(BODY), closes=True), saying(chunks(TWO) + END)) as (client, peer):
+        with pytest.raises(PeerUnreachable):
+            await pages_of(client)
+        assert await pages_of(client) == [PAGE, NEXT]
+        assert peer.asked_on == [1, 2, 1]
+
+
+@pytest.mark.parametrize("answer", [chunks() + END, with_length(b"")])
+async def test_an_answer_without_a_page(pki: Pki, answer: bytes) -> None:
+    async with asking(pki, saying(answer), saying(chunks(TWO) + END)) as (client, peer):
+        with pytest.raises(BsfgError, match="no page"):
+            await pages_of(client)
+        assert await pages_of(client) == [PAGE, NEXT]
+        assert peer.asked_on == [1, 2, 2]
+
+
+async def test_a_refusal_of_many_pages_is_the_peers_own(pki: Pki) -> None:
+    body = b'{"error": {"code": "stream_denied", "message": "no", "request_id": "r1"}}'
+    refusing = saying(with_length(body, "403 Forbidden", "application/json"))
+    async with asking(pki, refusing, saying(chunks(TWO) + END)) as (client, peer):
+        with pytest.raises(PeerRefused) as caught:
+            await pages_of(client)
+        assert caught.value.code is Code.STREAM_DENIED
+        assert await pages_of(client) == [PAGE, NEXT]
+        assert peer.asked_on == [1, 2, 2]
+
+
+UNUSUAL_FOR_MANY = {
+    "no HTTP": saying(b"\x00" * 100),
+    "another framing": saying(chunks(TWO).replace(b": chunked", b": gzip, chunked") + END),
+    "closed at once": saying(closes=True),
+    "closed in the head": saying(chunks(TWO)[:20], closes=True),
+    "a long refusal": saying(with_length(b" " * 70_000, "403 Forbidden", "application/json")),
+    "a refusal in chunks": saying((chunks(b"{}") + END).replace(b"200 OK", b"403 Forbidden")),
+}
+
+
+@pytest.mark.parametrize("say", UNUSUAL_FOR_MANY.values(), ids=list(UNUSUAL_FOR_MANY))
+async def test_an_unusual_answer_of_many_pages_is_asked_again_the_ordinary_way(pki: Pki, say: Say) -> None:
+    async with asking(pki, say, saying(chunks(TWO) + END)) as (client, peer):
+        assert await pages_of(client) == [PAGE, NEXT]
+        assert peer.asked_on == [1, 2, 1]
+        await asyncio.sleep(0.05)
+        assert peer.open == {1}
+
+
+async def test_compressed_pages_go_the_ordinary_way(pki: Pki) -> None:
+    answer = chunks(compress(BODY), compress(encode(NEXT))).replace(b"\r\n", b"\r\nContent-Encoding: zstd\r\n", 1)
+    async with asking(pki, saying(answer + END)) as (client, peer):
+        pages = client.pages(replace(LOOK, is_compressible=True), 4)
+        assert [page async for page in pages] == [PAGE, NEXT]
+        assert peer.asked_on == [1, 1]
+
+
+@pytest.mark.parametrize("answer", [b"", chunks(TWO)[:30], chunks(BODY), chunks(TWO[:-1])])
+async def test_a_peer_that_stops_within_many_pages_is_given_up_in_time(pki: Pki, answer: bytes) -> None:
+    async def hangs(writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await writer.drain()
+        await asyncio.sleep(5)
+
+    async with asking(pki, hangs) as (client, peer):
+        began = time.monotonic()
+        with pytest.raises(PeerUnreachable) as caught:
+            await pages_of(client)
+        assert caught.value.details["reason"] == "timeout"
+        assert time.monotonic() - began < 0.8 + 0.4 * patience()
+        assert peer.asked_on == [1, 2]
+
+
+async def test_a_slow_peer_that_never_rests_has_the_time_of_an_answer_for_each_page(pki: Pki) -> None:
+    async def slowly(writer: asyncio.StreamWriter) -> None:
+        for part in (BODY, encode(NEXT)):
+            writer.write(chunks(part) if part is BODY else chunks(part).partition(b"\r\n\r\n")[2])
+            await asyncio.sleep(0.3)
+        writer.write(END)
+
+    async with asking(pki, slowly) as (client, peer):
+        assert await pages_of(client) == [PAGE, NEXT]
+        assert peer.asked_on == [1, 2]
+
+
+async def test_closing_ends_an_answer_of_many_pages(pki: Pki) -> None:
+    async def hangs(writer: asyncio.StreamWriter) -> None:
+        writer.write(chunks(BODY))
+        await asyncio.sleep(0.3)
+
+    async with asking(pki, hangs) as (client, peer):
+        pages = client.pages(LOOK, 4)
+        assert await anext(pages) == PAGE
+        waiting = asyncio.create_task(anext(pages))
+        await asyncio.sleep(0.05)
+        await client.close()
+        with pytest.raises(PeerUnreachable):
+            await asyncio.wait_for(waiting, 0.2 * patience())
+        await asyncio.sleep(0.4)
+        assert peer.open == set()
+
+
 def head(*lines: str, first: str = "HTTP/1.1 200 OK") -> Head | None:
     return parse_head("\r\n".join([first, *lines]).encode("latin-1"))
 
@@ -268,6 +488,7 @@ def test_a_head_of_the_plainest_form() -> None:
     assert found == Head(200, 12, "application/json", "zstd", "5", True)
     assert head("Content-Length: 0", first="HTTP/1.1 503 ") == Head(503, 0, "", "", "", False)
     assert head("Content-Length: 0", first="HTTP/1.1 404") == Head(404, 0, "", "", "", False)
+    assert head("Transfer-Encoding: Chunked") == Head(200, None, "", "", "", False)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +500,9 @@ def test_a_head_of_the_plainest_form() -> None:
         ("Content-Length: 1, 1",),
         ("Content-Length: 1", "Content-Length: 1"),
         ("Content-Length: 1", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: gzip, chunked",),
+        ("Transfer-Encoding: chunked", "Trailer: Digest"),
         ("Content-Length: 1", "Upgrade: h2c"),
         ("Content-Length: 1", "Trailer: Digest"),
         ("Content-Length : 1",),
