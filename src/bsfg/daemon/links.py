@@ -32,10 +32,10 @@ from bsfg.ports import Clock, InboundLog, PeerClient, Quarantine
 from bsfg.tasks import end_tasks
 
 PAGE_FACTS: Final = 5_000
-PAGE_BYTES: Final = 2 * 1024 * 1024
-"""Larger pages move no more facts a second, and three of them in flight cost memory."""
-PAGES_MAX: Final = 8
-"""In one answer while a link catches up."""
+PAGE_BYTES: Final = 3 * 1024 * 1024
+"""Of a link that catches up alone. Larger pages move hardly more facts a second, and several in hand cost memory."""
+PAGES_MAX: Final = 16
+"""In one answer while a link catches up: over a distance the line is empty between two answers."""
 RESTART_SECONDS: Final = 2.0
 
 
