@@ -97,7 +97,7 @@ class Line:
         fault = self.faults.take("answer_late", "answer_replayed", "answer_cut")
         deadline = self.world.loop.time() + request.limits.wait_seconds + SILENCE_SECONDS
         await self._there(deadline)
-        answer = self.service.pages(self.world.caller, FetchCall(request, count))
+        answer = self.service.pages(self.world.caller, FetchCall(request, count), _as_it_is)
         async with contextlib.aclosing(answer):
             try:
                 async for page in answer:
@@ -171,3 +171,7 @@ class Line:
     async def _silence(self, deadline: float) -> None:
         await asyncio.sleep(max(0.0, deadline - self.world.loop.time()))
         raise PeerUnreachable("the peer was silent for too long")
+
+
+async def _as_it_is(page: Page) -> Page:
+    return page

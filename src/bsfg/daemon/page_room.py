@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-ROOM_BYTES: Final = 4 * 1024 * 1024
+ROOM_BYTES: Final = 3 * 1024 * 1024
 """Of one page of each link that catches up."""
 PAGE_BYTES_MIN: Final = 256 * 1024
 """Smaller pages cost more than they spare."""
@@ -33,5 +33,5 @@ class PageRoom:
             self._links -= 1
 
     def page_bytes(self, wanted: int) -> int:
-        """The most bytes of the next page of one of these links, which would like so many."""
-        return min(wanted, max(PAGE_BYTES_MIN, ROOM_BYTES // max(1, self._links)))
+        """The most bytes of the next page of a link that would like so many."""
+        return min(wanted, max(PAGE_BYTES_MIN, ROOM_BYTES // self._links)) if self._links else wanted

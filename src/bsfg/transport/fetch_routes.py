@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -84,13 +85,16 @@ class FetchRoutes:
     async def _send_pages(
         self, caller: PeerCaller, call: FetchCall, request: web.Request, is_compressed: bool
     ) -> web.StreamResponse:
-        async with aclosing(self._service.pages(caller, call)) as pages:
-            first = await anext(pages)
+        form = partial(_body, is_compressed=is_compressed)
+        async with aclosing(self._service.pages(caller, call, form)) as bodies:
+            first = await anext(bodies)
             response = web.StreamResponse(headers=_head(is_compressed))
             await response.prepare(request)
-            await _write(response, await _body(first, is_compressed))
-            async for page in pages:
-                await _write(response, await _body(page, is_compressed))
+            await _write(response, first)
+            del first
+            async for body in bodies:
+                await _write(response, body)
+                del body
         await response.write_eof()
         return response
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from bsfg.errors import BsfgError
@@ -61,6 +61,9 @@ class _Read(NamedTuple):
     behind: _Agreed
 
 
+_Formed = TypeVar("_Formed")
+
+
 class FetchService:
     """Fetch, confirm and the stream list of one zone; all lasting state is in the ports."""
 
@@ -76,30 +79,35 @@ class FetchService:
         """One page; raises every refusal of the contract, and ``unavailable`` when the store does not answer."""
         return (await self._first(caller, request)).page
 
-    async def pages(self, caller: Caller, call: FetchCall) -> AsyncGenerator[Page, None]:
-        """Up to that many pages, each continuing the one before; the last may be empty.
+    async def pages(
+        self, caller: Caller, call: FetchCall, form: Callable[[Page], Awaitable[_Formed]]
+    ) -> AsyncGenerator[_Formed, None]:
+        """Up to that many pages, each continuing the one before, in the form to send; the last may be empty.
 
-        What is refused before the first page is raised. Later a refusal only ends the answer behind the last good
-        page: the next request is told why.
+        No page is kept beside its form, and no form while the next one is awaited. What is refused before the first
+        page is raised. Later a refusal only ends the answer behind the last good page: the next request is told why.
         """
         began, limits = self._clock.monotonic(), replace(call.request.limits, wait_seconds=0.0)
-        page, agreed = await self._first(caller, call.request)
-        for _ in range(call.pages - 1):
+        read: _Read | None = await self._first(caller, call.request)
+        for number in range(1, call.pages + 1):
+            assert read is not None
+            page, agreed, read = read.page, read.behind, None
             is_late = self._clock.monotonic() - began > PAGES_SECONDS_MAX
-            if not page.facts or not page.pending or is_late:
-                break
+            is_last = number == call.pages or not page.facts or not page.pending or is_late
             # The next page is read while this one is on its way; permission is asked for again before it goes out.
-            reading = asyncio.ensure_future(self._page(caller, page.stream, agreed, limits))
+            reading = [] if is_last else [asyncio.ensure_future(self._page(caller, page.stream, agreed, limits))]
             try:
-                yield page
-                following, agreed = await reading
-                caller.demand(ReadStream(page.stream))
+                forming = form(page)
+                del page
+                yield await forming
+                if is_last:
+                    return
+                read = await reading[0]
+                caller.demand(ReadStream(call.request.stream))
             except BsfgError:
                 return
             finally:
-                await end_tasks(reading)
-            page = following
-        yield page
+                await end_tasks(*reading)
 
     async def confirm(self, caller: Caller, call: ConfirmCall) -> int:
         """The peer's word is durable on return; returns the highest sequence that it has confirmed of this epoch."""

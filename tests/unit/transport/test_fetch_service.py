@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import ReferenceType, ref
 
 import pytest
 from tests.support.patience import patience
@@ -347,9 +349,13 @@ async def test_a_confirm_of_a_new_epoch_replaces_the_old_one(house: House) -> No
     assert await house.confirm(2) == 2
 
 
+async def as_it_is(page: Page) -> Page:
+    return page
+
+
 async def collected(house: House, pages: int, limits: PageLimits) -> list[Page]:
     request = FetchRequest(STREAM, limits, start=parse_init_mode("full_backfill"))
-    return [page async for page in house.service.pages(house.asker, FetchCall(request, pages))]
+    return [page async for page in house.service.pages(house.asker, FetchCall(request, pages), as_it_is)]
 
 
 async def test_pages_continue_each_other(house: House) -> None:
@@ -363,10 +369,40 @@ async def test_no_more_pages_than_asked_for(house: House) -> None:
     assert len(await collected(house, 2, PageLimits(facts=2))) == 2
 
 
+class Watched(list[Fact]):
+    """Facts of which one can be told when they are gone."""
+
+
+async def test_no_page_is_kept_beside_the_form_in_which_it_goes_out(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, alive = house.zone.read, list[ReferenceType[Watched]]()
+
+    async def watched(*arguments: Any) -> LogSlice:
+        seen = await read(*arguments)
+        return replace(seen, facts=Watched(seen.facts))
+
+    async def formed(page: Page) -> int:
+        assert isinstance(page.facts, Watched)
+        alive.append(ref(page.facts))
+        return len(page.facts)
+
+    monkeypatch.setattr(house.zone, "read", watched)
+    request = FetchRequest(STREAM, PageLimits(facts=2), start=parse_init_mode("full_backfill"))
+    gc.disable()
+    try:
+        async for count in house.service.pages(house.asker, FetchCall(request, 16), formed):
+            await asyncio.sleep(0.05)
+            assert count and alive[-1]() is None
+    finally:
+        gc.enable()
+    assert len(alive) == 3
+
+
 async def test_pages_end_where_the_permission_ends(house: House) -> None:
     request = FetchRequest(STREAM, PageLimits(facts=2), start=parse_init_mode("full_backfill"))
     seen = []
-    async for page in house.service.pages(house.asker, FetchCall(request, 16)):
+    async for page in house.service.pages(house.asker, FetchCall(request, 16), as_it_is):
         seen.append(page)
         house.asker.narrow()
     assert len(seen) == 1
@@ -375,7 +411,7 @@ async def test_pages_end_where_the_permission_ends(house: House) -> None:
 async def test_pages_end_before_a_gap(house: House) -> None:
     request = FetchRequest(STREAM, PageLimits(facts=2), start=parse_init_mode("full_backfill"))
     seen = []
-    async for page in house.service.pages(house.asker, FetchCall(request, 16)):
+    async for page in house.service.pages(house.asker, FetchCall(request, 16), as_it_is):
         seen.append(page)
         house.zone.purge(JETSTREAM, below=5)
     assert [fact.sequence for page in seen for fact in page.facts] == [1, 2]
