@@ -73,7 +73,7 @@ class FrameReader(asyncio.BufferedProtocol):
     @property
     def is_over(self) -> bool:
         """Whether all of it has been taken, it ended well, and nothing came behind it."""
-        return self._is_whole and not (self._ready or self._filled or self._rest or self._error or self._is_spoilt)
+        return self._is_whole and not (self._ready or self._filled or self._is_spoilt)
 
     async def frame(self) -> memoryview | None:
         """The next frame, whole with its header, the taker's own; None where the answer has ended before it.

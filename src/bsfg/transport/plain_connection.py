@@ -195,7 +195,8 @@ class PlainConnection(asyncio.Protocol):
         if self._head is not None and not self._waiting.done():
             self._take_body(self._head)
         if is_first and not self._waiting.done():
-            self._expect_within(self._deadlines.answer)
+            # An answer in frames has to bring its head without a long silence; others are as long as their body.
+            self._expect_within(self._deadlines.answer if self._framing is None else self._deadlines.silence)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end(None)

@@ -174,6 +174,15 @@ async def test_what_is_no_chunk_is_named(sent: bytes, size: int) -> None:
     await reading.feed(b"more")
 
 
+async def test_whoever_waits_hears_at_once_of_what_is_no_chunk() -> None:
+    reading = Reading()
+    waiting = asyncio.create_task(reading.reader.frame())
+    await asyncio.sleep(0)
+    await reading.feed(b"what?")
+    with pytest.raises(BsfgError):
+        await asyncio.wait_for(waiting, 1)
+
+
 async def test_a_header_that_is_none_is_named_before_anything_of_its_frame_is_held() -> None:
     reading = Reading()
     await reading.feed(chunk(FRAMES[0] + b"x01"))
@@ -189,6 +198,21 @@ async def test_what_follows_the_end_spoils_the_connection_and_not_the_answer(len
     await reading.feed((WHOLE if length else chunk(WHOLE) + END) + b"more")
     await reading.take_rest()
     assert reading.frames == FRAMES
+    assert not reading.reader.is_over
+
+
+@pytest.mark.parametrize("length", [None, len(WHOLE)])
+async def test_a_connection_that_ends_behind_the_answer_cuts_nothing(length: int | None) -> None:
+    reading = Reading(length)
+    await reading.feed(WHOLE if length else chunk(WHOLE) + END)
+    reading.reader.connection_lost(ConnectionResetError())
+    await reading.take_rest()
+    assert reading.frames == FRAMES
+
+
+async def test_what_nobody_has_taken_is_not_over() -> None:
+    reading = Reading(len(FRAMES[0]))
+    await reading.feed(FRAMES[0] + b"more")
     assert not reading.reader.is_over
 
 

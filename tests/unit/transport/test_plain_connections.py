@@ -21,7 +21,7 @@ from bsfg.transport.answer_head import HEAD_BYTES_MAX, HEADERS_MAX, Head, parse_
 from bsfg.transport.client import HttpPeerClient
 from bsfg.transport.client_connection import ClientLimits, PeerEndpoint
 from bsfg.transport.compression import compress
-from bsfg.transport.page_codec import BINARY_TYPE, encode
+from bsfg.transport.page_codec import BINARY_TYPE, encode, frame_bytes_max
 
 LIMITS = ClientLimits(connect_seconds=2, silence_seconds=0.4, answer_seconds=0.8)
 PAGE = Page(OPERATIONAL, "e1", Agreement.EPOCH, 1, 1, 1, 0, 5, None, [Fact(1, OPERATIONAL, 5, b"", b"x")])
@@ -84,14 +84,14 @@ class Peer:
 
 
 @asynccontextmanager
-async def asking(pki: Pki, *says: Say) -> AsyncIterator[tuple[HttpPeerClient, Peer]]:
+async def asking(pki: Pki, *says: Say, limits: ClientLimits = LIMITS) -> AsyncIterator[tuple[HttpPeerClient, Peer]]:
     """A client that has had one ordinary answer, and a peer that goes on like this."""
     peer = Peer([saying(PLAIN), *says])
     server = await asyncio.start_server(peer.serve, "127.0.0.1", 0, ssl=pki.sender_trust().server_context())
     endpoint = PeerEndpoint(
         ENTERPRISE, IdentityRule("enterprise-bsfg"), "127.0.0.1", server.sockets[0].getsockname()[1]
     )
-    client = HttpPeerClient(endpoint, receiver_access(pki), RealClock(), LIMITS)
+    client = HttpPeerClient(endpoint, receiver_access(pki), RealClock(), limits)
     try:
         assert await client.fetch(LOOK) == PAGE
         yield client, peer
@@ -438,13 +438,65 @@ async def test_a_peer_that_stops_within_many_pages_is_given_up_in_time(pki: Pki,
         await writer.drain()
         await asyncio.sleep(5)
 
-    async with asking(pki, hangs) as (client, peer):
+    async with asking(pki, hangs, limits=replace(LIMITS, answer_seconds=30)) as (client, peer):
         began = time.monotonic()
         with pytest.raises(PeerUnreachable) as caught:
             await pages_of(client)
         assert caught.value.details["reason"] == "timeout"
         assert time.monotonic() - began < 0.8 + 0.4 * patience()
         assert peer.asked_on == [1, 2]
+
+
+async def test_a_page_that_drips_is_given_up_in_the_time_of_an_answer(pki: Pki) -> None:
+    async def drips(writer: asyncio.StreamWriter) -> None:
+        for byte in chunks(encode(replace(PAGE, facts=[Fact(1, OPERATIONAL, 5, b"", bytes(9_000))]))):
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with asking(pki, drips) as (client, peer):
+        began = time.monotonic()
+        with pytest.raises(PeerUnreachable):
+            await pages_of(client)
+        assert time.monotonic() - began < 3 * patience()
+        assert peer.asked_on == [1, 2]
+
+
+async def test_a_connection_that_brought_pages_is_given_up_like_any_other(pki: Pki) -> None:
+    async def hangs(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(5)
+
+    async with asking(pki, saying(chunks(TWO) + END), hangs) as (client, peer):
+        assert await pages_of(client) == [PAGE, NEXT]
+        with pytest.raises(PeerUnreachable):
+            await asyncio.wait_for(client.fetch(POLL), 2 * patience())
+        assert peer.asked_on == [1, 2, 2]
+
+
+async def test_a_connection_that_the_peer_will_close_is_not_asked_again(pki: Pki) -> None:
+    closing = chunks(TWO).replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + END
+    async with asking(pki, saying(closing), saying(PLAIN)) as (client, peer):
+        assert await pages_of(client) == [PAGE, NEXT]
+        assert await client.fetch(POLL) == PAGE
+        assert peer.asked_on == [1, 2, 3]
+
+
+@pytest.mark.parametrize("status", ["200 OK", "403 Forbidden"])
+async def test_a_poll_with_a_longer_answer_than_its_kind_may_have_is_named(pki: Pki, status: str) -> None:
+    content_type = BINARY_TYPE if status == "200 OK" else "application/json"
+    long = with_length(b" " * (frame_bytes_max(POLL.limits) + 1), status, content_type)
+    async with asking(pki, saying(long)) as (client, peer):
+        with pytest.raises(BsfgError, match="more than") as caught:
+            await client.fetch(POLL)
+        assert caught.value.code is Code.BAD_ANSWER
+        assert peer.asked_on == [1, 2]
+
+
+async def test_pages_in_an_encoding_that_nobody_asked_for_are_refused(pki: Pki) -> None:
+    answer = chunks(compress(BODY)).replace(b"\r\n", b"\r\nContent-Encoding: zstd\r\n", 1) + END
+    async with asking(pki, saying(answer), saying(answer)) as (client, _):
+        with pytest.raises(BsfgError, match="encoded as"):
+            await pages_of(client)
 
 
 async def test_a_slow_peer_that_never_rests_has_the_time_of_an_answer_for_each_page(pki: Pki) -> None:
@@ -474,6 +526,18 @@ async def test_closing_ends_an_answer_of_many_pages(pki: Pki) -> None:
             await asyncio.wait_for(waiting, 0.2 * patience())
         await asyncio.sleep(0.4)
         assert peer.open == set()
+
+
+async def test_closing_ends_the_wait_for_many_pages(pki: Pki) -> None:
+    async def hangs(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+
+    async with asking(pki, hangs) as (client, _):
+        waiting = asyncio.create_task(pages_of(client))
+        await asyncio.sleep(0.1)
+        await client.close()
+        with pytest.raises(PeerUnreachable):
+            await asyncio.wait_for(waiting, 0.2 * patience())
 
 
 def head(*lines: str, first: str = "HTTP/1.1 200 OK") -> Head | None:
