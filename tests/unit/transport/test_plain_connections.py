@@ -449,7 +449,10 @@ async def test_a_peer_that_stops_within_many_pages_is_given_up_in_time(pki: Pki,
 
 async def test_a_page_that_drips_is_given_up_in_the_time_of_an_answer(pki: Pki) -> None:
     async def drips(writer: asyncio.StreamWriter) -> None:
-        for byte in chunks(encode(replace(PAGE, facts=[Fact(1, OPERATIONAL, 5, b"", bytes(9_000))]))):
+        answer = chunks(encode(replace(PAGE, facts=[Fact(1, OPERATIONAL, 5, b"", bytes(9_000))])))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        writer.write(head + b"\r\n\r\n")
+        for byte in body:
             writer.write(bytes([byte]))
             await writer.drain()
             await asyncio.sleep(0.02)
