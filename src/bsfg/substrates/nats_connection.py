@@ -34,6 +34,7 @@ REQUEST_SECONDS: Final = 5.0
 DRAIN_SECONDS: Final = 5.0
 KEEPALIVE_SECONDS: Final = 30.0
 PONG_SECONDS: Final = 10.0
+READ_BYTES: Final = 1024 * 1024
 WRITE_BUFFER_BYTES: Final = 256 * 1024
 WAITERS_MAX: Final = 10_000
 NO_RESPONDERS: Final = 503
@@ -293,6 +294,9 @@ class NatsConnection(asyncio.Protocol):
 
     def _adopt(self, transport: asyncio.Transport) -> None:
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        if hasattr(transport, "max_size"):
+            # What comes at once is taken apart at once; asyncio by itself reads a quarter of this.
+            transport.max_size = READ_BYTES
         self._transport = transport
 
     def _operate(self, operation: Operation) -> None:
