@@ -318,7 +318,7 @@ class LinkTraffic:
         """The fetch as it is to be asked for now."""
         limits, throttle = step.request.limits, self._throttle
         wait_seconds = to_tick(limits.wait_seconds, self._clock.monotonic())
-        bytes_max = throttle.page_bytes_max(self._room.page_bytes(limits.bytes))
+        bytes_max = throttle.page_bytes_max(self._room.page_bytes(limits.bytes, step.pages))
         limits = replace(limits, bytes=bytes_max, wait_seconds=wait_seconds)
         request = replace(step.request, limits=limits, is_compressible=self._is_compressible)
         return replace(step, request=request, pages=step.pages if throttle.bytes_per_second is None else 1)

@@ -326,7 +326,7 @@ async def test_polls_that_begin_at_any_time_end_together() -> None:
 async def test_a_poll_that_is_asked_again_is_asked_as_configuration_has_it_by_then() -> None:
     link = traffic(PeerTraffic(), AUDIT)
     async with link.turn(fetch(1, pages=1, wait_seconds=5.0)) as turn:
-        assert turn.step.request.limits.bytes == BYTES_MAX and not turn.step.request.is_compressible
+        assert turn.step.request.limits.bytes == MEBIBYTE and not turn.step.request.is_compressible
         link.configure(Pace(bytes_per_second=1_000, is_compressible=True))
         await turn.again()
         assert turn.step.request.limits.bytes == 500 and turn.step.request.is_compressible
@@ -337,7 +337,7 @@ async def test_a_poll_that_is_asked_again_is_asked_as_configuration_has_it_by_th
         assert time.monotonic() - began > 0.2, "what came is paid for first"
         link.configure(Pace())
         await turn.again()
-        assert turn.step.request.limits.bytes == BYTES_MAX
+        assert turn.step.request.limits.bytes == MEBIBYTE
 
 
 async def test_a_turn_that_is_given_up_while_it_waits_holds_nobody_up() -> None:
@@ -420,17 +420,17 @@ async def test_a_link_that_is_gone_holds_nobody_up() -> None:
 
 @pytest.mark.parametrize(
     ("links", "page_bytes"),
-    [(1, 2 * MEBIBYTE), (2, 3 * MEBIBYTE // 2), (4, 3 * MEBIBYTE // 4), (12, MEBIBYTE // 4), (50, MEBIBYTE // 4)],
+    [(1, 2 * MEBIBYTE), (2, 5 * MEBIBYTE // 4), (4, 5 * MEBIBYTE // 8), (10, MEBIBYTE // 4), (50, MEBIBYTE // 4)],
 )
 async def test_links_that_catch_up_side_by_side_share_the_memory_for_pages(links: int, page_bytes: int) -> None:
-    room, asked = PageRoom(), list[int]()
+    room, asked, step = PageRoom(), list[int](), fetch()
+    limits = replace(step.request.limits, bytes=2 * MEBIBYTE)
+    step = replace(step, request=replace(step.request, limits=limits))
     async with contextlib.AsyncExitStack() as under_way:
         for number in range(links):
             # Each with a peer of its own: memory is one for all of them.
             made = LinkTraffic(link(number), PeerTraffic(), SystemClock(), room)
-            step = fetch()
-            limits = replace(step.request.limits, bytes=2 * MEBIBYTE)
-            step = replace(step, request=replace(step.request, limits=limits))
+            await prove(made)
             turn = await under_way.enter_async_context(made.turn(step))
             asked.append(turn.step.request.limits.bytes)
     assert (asked[0], asked[-1]) == (2 * MEBIBYTE, page_bytes)
@@ -438,10 +438,21 @@ async def test_links_that_catch_up_side_by_side_share_the_memory_for_pages(links
         assert turn.step.request.limits.bytes == 2 * MEBIBYTE, "once the others are done"
 
 
-async def test_a_link_without_others_asks_for_what_it_wants() -> None:
+async def test_a_page_that_is_asked_for_alone_is_no_large_one() -> None:
+    made = traffic(PeerTraffic(), AUDIT)
+    async with made.turn(fetch(pages=1)) as turn:
+        assert turn.step.request.limits.bytes == MEBIBYTE
+    async with made.turn(fetch()) as turn:
+        assert (turn.step.pages, turn.step.request.limits.bytes) == (1, MEBIBYTE), "it has to show that pages come"
+        turn.came(page(300))
+    async with made.turn(fetch()) as turn:
+        assert (turn.step.pages, turn.step.request.limits.bytes) == (8, BYTES_MAX)
+
+
+def test_nobody_is_given_more_than_was_asked_for() -> None:
     room = PageRoom()
-    assert [room.page_bytes(wanted) for wanted in (1, 5 * MEBIBYTE)] == [1, 5 * MEBIBYTE]
+    assert [room.page_bytes(1, pages) for pages in (1, 16)] == [1, 1]
     with pytest.raises(ValueError, match="x"), room.shared(), room.shared():
         raise ValueError("x")
     with room.shared():
-        assert [room.page_bytes(wanted) for wanted in (1, 5 * MEBIBYTE)] == [1, 3 * MEBIBYTE]
+        assert room.page_bytes(3 * MEBIBYTE, 16) == 3 * MEBIBYTE
