@@ -152,9 +152,7 @@ class Encoder:
         controls = decimals(list(range(base, base + len(rows.facts))), FENCE_HEADER, b"\r\n")
         return self._frames(rows, controls, replies)
 
-    def _frames(
-        self, rows: _Rows, controls: list[bytes], replies: Mapping[int, bytes]
-    ) -> Iterator[bytes]:
+    def _frames(self, rows: _Rows, controls: list[bytes], replies: Mapping[int, bytes]) -> Iterator[bytes]:
         """The frames of all rows; each header begins with the row's control line."""
         if rows.blocks is not None:
             controls = list(map(add, controls, rows.blocks))

@@ -195,9 +195,7 @@ class PageWriter:
             facts, fence.local_sequence, strategy, new_reply, self.plan.messages_max(strategy)
         )
 
-    async def _write(
-        self, connection: NatsConnection, encoded: Encoded, written: list[ChunkAcks]
-    ) -> None:
+    async def _write(self, connection: NatsConnection, encoded: Encoded, written: list[ChunkAcks]) -> None:
         acks = ChunkAcks(encoded.chunk, self._jetstream_stream, connection.waiter())
         number = self._chunks_written
         self._chunks_written += 1

@@ -21,7 +21,7 @@ from bsfg.transport.access import Access
 from bsfg.transport.client_connection import ClientLimits, PeerConnection, PeerEndpoint
 from bsfg.transport.compression import ZSTD, InflatingReader, compressed_bytes_max, inflate
 from bsfg.transport.digest_answer import DIGESTS_BYTES_MAX, DIGESTS_WAIT_SECONDS, parse_digest_answer
-from bsfg.transport.frame_reader import Framing
+from bsfg.transport.frame_reader import Framing, cut_short
 from bsfg.transport.page_check import bad_answer
 from bsfg.transport.page_codec import (
     BINARY_TYPE,
@@ -217,7 +217,7 @@ async def _exactly(content: aiohttp.StreamReader, count: int) -> bytes | None:
         return await content.readexactly(count)
     except asyncio.IncompleteReadError as error:
         if error.partial:
-            raise aiohttp.ClientPayloadError("the answer ends within a page") from error
+            raise cut_short() from error
         return None
 
 
@@ -227,7 +227,7 @@ async def _rest(content: aiohttp.StreamReader, header: bytes, count: int) -> byt
     while count:
         part = await content.read(count)
         if not part:
-            raise aiohttp.ClientPayloadError("the answer ends within a page")
+            raise cut_short()
         parts.append(part)
         count -= len(part)
     return b"".join(parts)

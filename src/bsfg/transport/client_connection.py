@@ -26,7 +26,7 @@ from bsfg.transport.client_errors import EXCHANGE_ERRORS, failure
 from bsfg.transport.frame_reader import FrameReader, Framing
 from bsfg.transport.page_check import bad_answer
 from bsfg.transport.plain_connection import Deadlines, PlainAnswer
-from bsfg.transport.plain_connections import PlainConnections
+from bsfg.transport.plain_connections import CONNECTIONS_MAX, IDLE_SECONDS, PlainConnections
 from bsfg.transport.question import (
     ERROR_BYTES_MAX,
     IDENTITY,
@@ -42,9 +42,6 @@ from bsfg.transport.question import (
 from bsfg.transport.resolver import NameResolver
 from bsfg.transport.trust import TrustStore, server_name
 
-CONNECTIONS_MAX: Final = 256
-IDLE_SECONDS: Final = 30.0
-"""Shorter than listeners keep a connection, so that a request seldom meets one that is being closed."""
 READ_BUFFER_BYTES: Final = 1024 * 1024
 TRUST_CHANGES_MAX: Final = 5
 HEADERS_MAX: Final = 64
@@ -189,7 +186,7 @@ class PeerConnection:
         try:
             async with self._plain_frames(pool, question, framing) as answer:
                 if isinstance(answer, FrameReader):
-                    bytes_max_of(200, answer.head.content_type, IDENTITY, question)
+                    bytes_max_of(answer.head.status, answer.head.content_type, IDENTITY, question)
                     while (part := await self._read_part(pool, answer.frame(), read)) is not None:
                         yield part
                 elif answer is not None:

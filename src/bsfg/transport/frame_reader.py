@@ -98,7 +98,7 @@ class FrameReader(asyncio.BufferedProtocol):
         if self._lost is not None and not self._is_whole:
             raise self._lost
         if self._filled:
-            raise _cut()
+            raise cut_short()
         return None
 
     def _read_on(self) -> None:
@@ -211,10 +211,11 @@ class FrameReader(asyncio.BufferedProtocol):
         self.take(self._read_into[:nbytes])
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lose(exc or _cut())
+        self._lose(exc or cut_short())
 
 
-def _cut() -> aiohttp.ClientPayloadError:
+def cut_short() -> aiohttp.ClientPayloadError:
+    """An answer that ends where more of it was promised."""
     return aiohttp.ClientPayloadError("the answer ends within a page")
 
 

@@ -21,7 +21,9 @@ from bsfg.transport.plain_connection import Deadlines, PlainAnswer, PlainConnect
 from bsfg.transport.resolver import NameResolver, is_address
 
 CONNECTIONS_MAX: Final = 256
+"""To one peer, in this way and in the ordinary one each."""
 IDLE_SECONDS: Final = 30.0
+"""Shorter than listeners keep a connection, so that a request seldom meets one that is being closed."""
 
 
 @dataclass(eq=False)
